@@ -1,0 +1,124 @@
+"""``async-email``: the operator's command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from console.client import Client
+from console.demo import run_demo
+from console.jobs import picture, read_job, send_job, watch_job
+from console.keys import list_keys, print_new_key, revoke_key
+from mailjob.errors import AsyncEmailError, ConsoleError, SettingsError
+from mailjob.lifecycle import Status
+from mailjob.settings import LedgerSettings, ServiceSettings, Source, read_settings
+
+EX_FAILED: Final = 1
+EX_CONFIG: Final = 78  # sysexits.h
+
+KEY_VARIABLE: Final = "ASYNC_EMAIL_KEY"
+
+
+def main() -> int:
+    """Exit status 0 when the command did what it says, else 1; 78 for wrong settings."""
+    arguments = _parser().parse_args()
+    screen = Console()
+    try:
+        return _run(arguments, screen)
+    except SettingsError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"async-email: {problem}\n")
+        return EX_CONFIG
+    except AsyncEmailError as error:
+        sys.stderr.write(f"async-email: {error}\n")
+        return EX_FAILED
+    except KeyboardInterrupt:
+        return EX_FAILED
+
+
+def _run(arguments: argparse.Namespace, screen: Console) -> int:
+    source = Source(os.environ, Path(".env"))
+    match arguments.command:
+        case "demo":
+            run_demo(screen, once=arguments.once)
+        case "send":
+            client = _client(arguments, source)
+            key = arguments.idempotency_key
+            screen.print(send_job(client, arguments.name, arguments.email, key), highlight=False)
+        case "status":
+            client = _client(arguments, source)
+            watched = arguments.watch
+            read = watch_job(client, arguments.id, screen) if watched else read_job(client, arguments.id)
+            screen.print(picture(read))
+            return EX_FAILED if watched and read["status"] != Status.SENT else 0
+        case "keys":
+            _keys(arguments, read_settings(LedgerSettings, source).redis_url, screen)
+    return 0
+
+
+def _keys(arguments: argparse.Namespace, redis_url: str, screen: Console) -> None:
+    match arguments.action:
+        case "create":
+            print_new_key(redis_url, arguments.name, screen)
+        case "list":
+            list_keys(redis_url, screen)
+        case "revoke":
+            revoke_key(redis_url, arguments.id, screen)
+
+
+def _client(arguments: argparse.Namespace, source: Source) -> Client:
+    """Where the API is: the flag, else the service's setting. The key: a file, else a variable."""
+    url = arguments.url
+    if url is None:
+        bind = read_settings(ServiceSettings, source).api_bind
+        url = str(bind) if bind.path else f"http://{bind}"
+    key = os.environ.get(KEY_VARIABLE)
+    if arguments.key_file is not None:
+        try:
+            key = arguments.key_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConsoleError(f"the key file cannot be read: {error}") from error
+    return Client(url, key)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="async-email", description="The Async Email System's command.")
+    parser.add_argument("--version", action="version", version=version("async-email"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="run the whole system here, with nothing but Python")
+    demo.add_argument("--once", action="store_true", help="end when the sample mail is sent")
+
+    api = argparse.ArgumentParser(add_help=False)
+    api.add_argument("--url", help="the API: http://host:port or unix:/path (default: from API_BIND)")
+    api.add_argument(
+        "--key-file", type=Path, help=f"file with the API key (default: the variable {KEY_VARIABLE})"
+    )
+    send = commands.add_parser("send", parents=[api], help="post a job; prints its id")
+    send.add_argument("--name", required=True)
+    send.add_argument("--email", required=True)
+    send.add_argument("--idempotency-key")
+    status = commands.add_parser("status", parents=[api], help="show what became of a job")
+    status.add_argument("id")
+    status.add_argument(
+        "--watch", action="store_true", help="until it is finished; status 0 only when it was sent"
+    )
+
+    keys = commands.add_parser("keys", help="make, list and revoke API keys")
+    actions = keys.add_subparsers(dest="action", required=True, metavar="action")
+    create = actions.add_parser("create", help="make a key; it is printed this once")
+    create.add_argument("name", nargs="?", default="unnamed", help="what it is for")
+    actions.add_parser("list", help="show all keys, without their secrets")
+    revoke = actions.add_parser("revoke", help="make a key useless")
+    revoke.add_argument("id")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The consumer daemon: claims due jobs and hands their mail to the relay."""

@@ -1,0 +1,96 @@
+"""Finds due jobs that no doorbell brought, and jobs of consumers that died.
+
+They are handed to this consumer's own inbox, not rung for: that works without a broker, passes a long
+backlog, and multiplies no doorbells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from consumer.intake import Inbox
+from mailjob import meters
+from mailjob.errors import LedgerUnavailableError
+from mailjob.ledger import Ledger
+from mailjob.lifecycle import Status
+from mailjob.settings import AmbiguousPolicy
+
+MOST_AT_ONCE: Final = 200
+
+RENEWAL_SECONDS: Final = 2.0
+"""After the ledger was away, living consumers renew their leases within this time; wait for them."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Times are seconds."""
+
+    interval: float
+    grace: float
+    retention: float
+    policy: AmbiguousPolicy
+
+
+class Reconciler:
+    def __init__(self, ledger: Ledger, inbox: Inbox, pace: Pace) -> None:
+        self._ledger = ledger
+        self._inbox = inbox
+        self._pace = pace
+
+    async def run(self) -> None:
+        """Until cancelled. Sweeps again at once while there is more and room for it."""
+        while True:
+            try:
+                wait = await self._sweep()
+            except LedgerUnavailableError as error:
+                meters.LEDGER_UP.set(0)
+                log.warning("sweep_failed", error=str(error))
+                await self._ledger_back()
+                wait = RENEWAL_SECONDS
+            await asyncio.sleep(wait)
+
+    async def _sweep(self) -> float:
+        """Take due jobs and hand them over. Gives the seconds until the next sweep."""
+        await self._inbox.given_taken()
+        swept = await self._ledger.reconcile(
+            limit=MOST_AT_ONCE,
+            grace_ms=int(self._pace.grace * 1000),
+            policy=self._pace.policy,
+            retention_ms=int(self._pace.retention * 1000),
+        )
+        if swept.ready:
+            meters.SWEPT.inc(len(swept.ready))
+            self._inbox.give(swept.ready)
+        for job_id in swept.expired:
+            meters.LEASES_EXPIRED.inc()
+            log.warning("lease_expired", job_id=job_id)
+        for job_id in swept.ambiguous:
+            meters.AMBIGUOUS.inc()
+            log.warning("job_ambiguous", job_id=job_id, policy=self._pace.policy)
+        if self._pace.policy is AmbiguousPolicy.HOLD and swept.ambiguous:
+            meters.FINISHED_JOBS.labels(outcome=Status.UNCERTAIN).inc(len(swept.ambiguous))
+        if swept.unknown:
+            meters.LEDGER_ORPHANS.inc(len(swept.unknown))
+            log.error("ledger_lost_jobs", job_ids=list(swept.unknown)[:10], jobs=len(swept.unknown))
+        census = await self._ledger.census()
+        meters.show_census(census.counts, census.oldest_due_age_ms)
+        if len(swept.ready) == MOST_AT_ONCE:
+            return 0.0
+        if swept.next_due_ms is None:
+            return self._pace.interval
+        return min(self._pace.interval, max(swept.next_due_ms / 1000, 0.01))
+
+    async def _ledger_back(self) -> None:
+        while True:
+            await asyncio.sleep(min(0.5, self._pace.interval))
+            try:
+                await self._ledger.census()
+            except LedgerUnavailableError:
+                continue
+            return

@@ -1,0 +1,83 @@
+"""One log pipeline for our own records and foreign ones: one JSON object a line, on stderr.
+
+Addresses are masked and passwords in URLs removed in every text that passes, wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from mailjob.settings import LedgerSettings, LogFormat
+
+_ADDRESS = re.compile(r"([^\s@<>\"'(),:;]{1,64})@([A-Za-z0-9\u0080-\uffff.-]+)")
+_PASSWORD = re.compile(r"(://[^\s/@:]*:)[^\s/@]+@")
+
+
+def mask(text: str) -> str:
+    """``ada@example.org`` becomes ``a***@example.org``; a password in a URL becomes ``***``."""
+    text = _PASSWORD.sub(r"\1***@", text)
+    return _ADDRESS.sub(lambda match: f"{match[1][0]}***@{match[2]}", text)
+
+
+def _mask_all(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for key, value in event.items():
+        if isinstance(value, str):
+            if "@" in value:
+                event[key] = mask(value)
+        elif not isinstance(value, int | float | None):
+            text = str(value)
+            event[key] = mask(text) if "@" in text else value
+    return event
+
+
+def _to_json(event: EventDict, **_: Any) -> str:  # noqa: ANN401 - structlog's serializer protocol
+    first = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
+    return msgspec.json.encode({**first, **event}, enc_hook=str).decode()
+
+
+def set_up_logs(settings: LedgerSettings) -> None:
+    """Send every record of this process through one pipeline."""
+    on_terminal = sys.stderr.isatty()
+    form = settings.log_format or (LogFormat.CONSOLE if on_terminal else LogFormat.JSON)
+    before: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    after: list[Processor] = (
+        [
+            structlog.processors.format_exc_info,
+            _mask_all,
+            structlog.processors.JSONRenderer(serializer=_to_json),
+        ]
+        if form is LogFormat.JSON
+        else [_mask_all, structlog.dev.ConsoleRenderer(colors=on_terminal)]
+    )
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    structlog.configure(
+        processors=[*before, *after],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*before, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *after],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.INFO))
+    # Each of these reports in its own words what ours report with more context.
+    for chatty in ("hypercorn.access", "quart.serving", "mail.log", "aiosmtplib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,49 @@
+"""How each program starts and ends: settings, logs, event loop, exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from mailjob.errors import AsyncEmailError, SettingsError
+from mailjob.logs import set_up_logs
+from mailjob.settings import LedgerSettings, Source, read_settings
+
+S = TypeVar("S", bound=LedgerSettings)
+
+EX_UNAVAILABLE: Final = 69  # sysexits.h
+EX_SOFTWARE: Final = 70
+EX_CONFIG: Final = 78
+
+
+def run_program(name: str, kind: type[S], work: Callable[[S], Coroutine[Any, Any, bool]]) -> int:
+    """Read the settings of ``kind``, run ``work`` on an event loop, and give the exit status.
+
+    ``work`` gives False when a part of it died. What cannot start says so on stderr, in words.
+    """
+    try:
+        settings = read_settings(kind, Source(os.environ, Path(".env")))
+    except SettingsError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"{name}: {problem}\n")
+        return EX_CONFIG
+    set_up_logs(settings)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return 0 if runner.run(work(settings)) else EX_SOFTWARE
+    except AsyncEmailError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return EX_UNAVAILABLE
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The loop of uvloop where that is installed, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,53 @@
+"""``python -m service``: one process of the API, served by Hypercorn until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Final
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+from mailjob.errors import StartError
+from mailjob.process import run_program
+from mailjob.settings import Bind, ServiceSettings
+from service.app import make_app
+
+DRAIN_SECONDS: Final = 20.0
+"""How long requests under way may take to end after SIGTERM."""
+
+KEEP_ALIVE_SECONDS: Final = 75.0
+"""Longer than Nginx keeps an idle upstream connection (60 s): it never writes into a closed one."""
+
+
+def server_config(bind: Bind) -> Config:
+    config = Config()
+    config.bind = [str(bind)]
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.include_server_header = False
+    config.graceful_timeout = DRAIN_SECONDS
+    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    config.keep_alive_max_requests = 1_000_000
+    return config
+
+
+async def serve_until_stopped(settings: ServiceSettings) -> bool:
+    """Raises StartError when the address is taken or not ours."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    config = server_config(settings.api_bind)
+    try:
+        await serve(make_app(settings), config, shutdown_trigger=stopping.wait)
+    except OSError as error:
+        raise StartError(f"cannot listen on API_BIND={settings.api_bind}: {error}") from error
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("service", ServiceSettings, serve_until_stopped))

@@ -1,0 +1,68 @@
+"""The only wiring of the service: builds every part and fits them together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+from quart import Quart
+from werkzeug.exceptions import HTTPException
+
+from mailjob.errors import IdempotencyConflictError, LedgerUnavailableError
+from mailjob.ledger import Ledger
+from mailjob.settings import ApiAuth, ServiceSettings
+from service import routes
+from service.authentication import Authenticator
+from service.observation import Observation
+from service.problems import Problem
+from service.publisher import Publisher
+from service.submission import Submission
+
+MOST_BODY_BYTES: Final = 64 * 1024
+BODY_SECONDS: Final = 10
+"""A client that sends its body more slowly is answered 408."""
+
+LEDGER_SECONDS: Final = 1.5
+"""Longest wait for the ledger: an answer, if only 503, comes within 2 s."""
+
+STOP_SECONDS: Final = 3.0
+
+log = structlog.get_logger()
+
+
+def make_app(settings: ServiceSettings) -> Quart:
+    """Everything is built here; nothing connects before the server starts."""
+    ledger = Ledger(settings.redis_url, reply_seconds=LEDGER_SECONDS)
+    publisher = Publisher(settings.broker_url)
+    submission = Submission(ledger, publisher.ring, grace_seconds=settings.grace_seconds)
+    authenticator = Authenticator(ledger.keyring) if settings.api_auth is ApiAuth.KEYS else None
+
+    app = Quart("async-email", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
+    app.config["BODY_TIMEOUT"] = BODY_SECONDS
+    app.register_blueprint(
+        routes.make_routes(
+            routes.Parts(ledger, submission, authenticator, broker_up=lambda: publisher.up)
+        )
+    )
+    app.before_request(routes.note_route)
+    app.register_error_handler(Problem, routes.answer_problem)
+    app.register_error_handler(LedgerUnavailableError, routes.answer_ledger_unavailable)
+    app.register_error_handler(IdempotencyConflictError, routes.answer_conflict)
+    app.register_error_handler(HTTPException, routes.answer_http_exception)
+    app.register_error_handler(Exception, routes.answer_unexpected)
+
+    @app.before_serving
+    async def start() -> None:
+        publisher.start()
+        log.info("service_started", bind=str(settings.api_bind), auth=settings.api_auth)
+
+    @app.after_serving
+    async def stop() -> None:
+        await asyncio.to_thread(publisher.stop, STOP_SECONDS)
+        await ledger.close()
+        log.info("service_stopped")
+
+    app.asgi_app = Observation(app)  # type: ignore[method-assign]  # Quart's own way to wrap
+    return app
