@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
+from kombu import Consumer
 
 from consumer.backoff import pause
 from mailjob import meters, topology
@@ -123,11 +124,12 @@ class Intake:
         while not self._stopping.is_set():
             try:
                 with topology.connect(self._broker_url) as connection:
-                    meters.QUEUE_DEPTH.set(topology.declare(connection.default_channel))
+                    channel = connection.channel()
+                    meters.QUEUE_DEPTH.set(topology.declare(channel))
                     log.info("broker_connected")
                     meters.BROKER_UP.set(1)
                     failures = 0
-                    self._consume(connection)
+                    self._consume(connection, channel)
             except Exception as error:  # noqa: BLE001 - whatever broke, the consumer must go on
                 failures += 1
                 meters.BROKER_UP.set(0)
@@ -137,9 +139,9 @@ class Intake:
                 self._stopping.wait(seconds)
         self._give_back([*self._last.get(), *self._unheard])
 
-    def _consume(self, connection: Any) -> None:  # noqa: ANN401 - Kombu is untyped
+    def _consume(self, connection: Any, channel: Any) -> None:  # noqa: ANN401 - Kombu is untyped
         """Until stopped. Not cancelled then: closing the connection reads what was popped last."""
-        connection.Consumer([topology.DOORBELLS], on_message=self._hear, accept=["json"]).consume()
+        Consumer(channel, [topology.DOORBELLS], on_message=self._hear, accept=["json"]).consume()
         broken = (
             *connection.recoverable_connection_errors,
             *connection.recoverable_channel_errors,
@@ -158,7 +160,7 @@ class Intake:
             except Exception as error:  # noqa: BLE001 - what the transport cannot read is poison
                 self._note_poison(error)
             if time.monotonic() - declared > _DECLARE_SECONDS:
-                meters.QUEUE_DEPTH.set(topology.declare(connection.default_channel))
+                meters.QUEUE_DEPTH.set(topology.declare(channel))
                 declared = time.monotonic()
 
     def _hear(self, message: Any) -> None:  # noqa: ANN401 - Kombu is untyped
@@ -183,7 +185,7 @@ class Intake:
             return
         try:
             with topology.connect(self._broker_url) as connection:
-                producer = connection.Producer()
+                producer = connection.Producer(channel=connection.channel())
                 topology.declare(producer.channel)
                 for start in range(0, len(ids), topology.MOST_IDS):
                     topology.ring(producer, ids[start : start + topology.MOST_IDS])

@@ -17,13 +17,18 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from mailjob.settings import LedgerSettings, LogFormat
 
 _ADDRESS = re.compile(r"([^\s@<>\"'(),:;]{1,64})@([A-Za-z0-9\u0080-\uffff.-]+)")
-_PASSWORD = re.compile(r"(://[^\s/@:]*:)[^\s/@]+@")
+_PASSWORD = re.compile(r"(://[^\s/@:]*:)[^\s/]+@")
 
 
 def mask(text: str) -> str:
     """``ada@example.org`` becomes ``a***@example.org``; a password in a URL becomes ``***``."""
     text = _PASSWORD.sub(r"\1***@", text)
-    return _ADDRESS.sub(lambda match: f"{match[1][0]}***@{match[2]}", text)
+    return _ADDRESS.sub(_mask_address, text)
+
+
+def _mask_address(match: re.Match[str]) -> str:
+    local, domain = match.groups()
+    return match[0] if local == "***" else f"{local[0]}***@{domain}"
 
 
 def _mask_all(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
-from email.utils import parseaddr
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,14 +143,16 @@ def _bind(value: str) -> Bind:
     return Bind(host=host, port=_whole(0, 65535)(port))
 
 
+_SENDER = re.compile(r"(?P<name>[^<>]*?)\s*<(?P<inside>[^<>]+)>|(?P<bare>[^<>]+)")
+_SENDER_ADDRESS = re.compile(r"[^\s@<>()\[\]:;\\,\"]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+
+
 def _sender(value: str) -> Sender:
-    name, address = parseaddr(value)
-    local, at, domain = address.rpartition("@")
-    if not (local and at and domain and address.isascii() and _text(value)):
+    match = _SENDER.fullmatch(_text(value))
+    address = (match["inside"] or match["bare"]) if match else ""
+    if not (match and address.isascii() and _SENDER_ADDRESS.fullmatch(address)):
         raise ValueError(value)
-    if any(character in address for character in ' "<>()[]:;\\,'):
-        raise ValueError(value)
-    return Sender(address=address, name=name)
+    return Sender(address=address, name=(match["name"] or "").strip('" '))
 
 
 _REQUIRED = object()

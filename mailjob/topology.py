@@ -77,7 +77,8 @@ def declare(channel: Any) -> int:  # noqa: ANN401 - Kombu is untyped
 
 
 def connect(broker_url: str) -> Connection:
-    """A connection of its own for one thread; opened on first use.
+    """A connection of its own for one thread. Ask it for a ``channel()``: its default channel would
+    retry for a while before it says that the broker is away.
 
     The Redis transport keeps copies of messages until they are acknowledged, and sweeps them after an
     hour; the ledger makes that needless, so it is switched off (``ack_emulation``). A message whose

@@ -1,0 +1,1 @@
+"""Rough measurements of the real programs on this machine."""

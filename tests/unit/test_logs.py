@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from mailjob.logs import mask, set_up_logs
+from mailjob.settings import LedgerSettings, Source, read_settings
+
+
+@pytest.fixture
+def _logs(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+    del capsys  # only to come first: the logs are to go to the captured stderr
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    set_up_logs(read_settings(LedgerSettings, Source({"LOG_FORMAT": "json"}, Path("/nonexistent"))))
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("ada@example.org", "a***@example.org"),
+        ("550 <ada@example.org>: unknown", "550 <a***@example.org>: unknown"),
+        ("a@b.org, c@d.org", "a***@b.org, c***@d.org"),
+        ("redis://user:hunter2@host:6379/0", "redis://user:***@host:6379/0"),
+        ("redis://:hunter2@host/0", "redis://:***@host/0"),
+        ("nothing here", "nothing here"),
+    ],
+)
+def test_addresses_and_passwords_are_masked(text: str, masked: str) -> None:
+    assert mask(text) == masked
+
+
+@pytest.mark.usefixtures("_logs")
+def test_own_and_foreign_records_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
+    structlog.contextvars.bind_contextvars(request_id="r1")
+    structlog.get_logger().info("own", job_id="j1", reply="550 <ada@example.org> unknown")
+    logging.getLogger("kombu").warning("lost %s", "redis://:hunter2@host")
+    structlog.contextvars.clear_contextvars()
+    own, foreign = lines(capsys)
+    assert own["event"] == "own"
+    assert own["job_id"] == "j1"
+    assert own["reply"] == "550 <a***@example.org> unknown"
+    assert foreign["event"] == "lost redis://:***@host"
+    assert foreign["level"] == "warning"
+    for line in (own, foreign):
+        assert line["request_id"] == "r1"
+        assert str(line["timestamp"]).endswith("Z")
+
+
+@pytest.mark.usefixtures("_logs")
+def test_tracebacks_and_odd_values_stay_on_one_masked_line(capsys: pytest.CaptureFixture[str]) -> None:
+    log = structlog.get_logger()
+    try:
+        raise ValueError("for ada@example.org")
+    except ValueError:
+        log.exception("broken", path=Path("/x"), addresses=["ada@example.org"])
+    (line,) = lines(capsys)
+    assert "ValueError: for a***@example.org" in str(line["exception"])
+    assert "ada@" not in json.dumps(line)
