@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,18 +15,20 @@ from mailjob.settings import LedgerSettings, Source, read_settings
 
 
 @pytest.fixture
-def _logs(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    del capsys  # only to come first: the logs are to go to the captured stderr
+def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What the log pipeline writes."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     set_up_logs(read_settings(LedgerSettings, Source({"LOG_FORMAT": "json"}, Path("/nonexistent"))))
-    yield
+    yield stream
     root.handlers, root.level = handlers, level
     structlog.reset_defaults()
 
 
-def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
-    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+def lines(stderr: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stderr.getvalue().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -42,13 +46,12 @@ def test_addresses_and_passwords_are_masked(text: str, masked: str) -> None:
     assert mask(text) == masked
 
 
-@pytest.mark.usefixtures("_logs")
-def test_own_and_foreign_records_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_and_foreign_records_have_the_same_form(stderr: io.StringIO) -> None:
     structlog.contextvars.bind_contextvars(request_id="r1")
     structlog.get_logger().info("own", job_id="j1", reply="550 <ada@example.org> unknown")
     logging.getLogger("kombu").warning("lost %s", "redis://:hunter2@host")
     structlog.contextvars.clear_contextvars()
-    own, foreign = lines(capsys)
+    own, foreign = lines(stderr)
     assert own["event"] == "own"
     assert own["job_id"] == "j1"
     assert own["reply"] == "550 <a***@example.org> unknown"
@@ -59,13 +62,12 @@ def test_own_and_foreign_records_have_the_same_form(capsys: pytest.CaptureFixtur
         assert str(line["timestamp"]).endswith("Z")
 
 
-@pytest.mark.usefixtures("_logs")
-def test_tracebacks_and_odd_values_stay_on_one_masked_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tracebacks_and_odd_values_stay_on_one_masked_line(stderr: io.StringIO) -> None:
     log = structlog.get_logger()
     try:
         raise ValueError("for ada@example.org")
     except ValueError:
         log.exception("broken", path=Path("/x"), addresses=["ada@example.org"])
-    (line,) = lines(capsys)
+    (line,) = lines(stderr)
     assert "ValueError: for a***@example.org" in str(line["exception"])
     assert "ada@" not in json.dumps(line)

@@ -1,0 +1,108 @@
+"""Round trips, and what happens when the server goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis
+from conftest import LedgerServer
+
+from mailjob.errors import LedgerUnavailableError
+from mailjob.job import Body, Job, Recipient, new_job_id
+from mailjob.ledger import Ledger
+from mailjob.lifecycle import Status
+
+
+def new_job() -> Job:
+    return Job(new_job_id(), Body("welcome", {"name": "Ada"}), (Recipient("ada@example.org"),))
+
+
+def reads(store: redis.Redis) -> int:
+    return int(cast(dict[str, Any], store.info("stats"))["total_reads_processed"])
+
+
+async def test_calls_of_one_moment_are_one_round_trip(ledger: Ledger, store: redis.Redis) -> None:
+    await ledger.probe()
+    before = reads(store)
+    await asyncio.gather(*(ledger.accept(new_job(), grace_ms=1000) for _ in range(100)))
+    # One read for the pipeline, or a few where the socket splits it, and one for this very question.
+    assert reads(store) - before <= 5
+    assert (await ledger.census()).counts[Status.QUEUED] == 100
+
+
+async def test_a_cancelled_caller_disturbs_nobody(ledger: Ledger) -> None:
+    await ledger.probe()
+    calls = [asyncio.create_task(ledger.accept(new_job(), grace_ms=1000)) for _ in range(10)]
+    await asyncio.sleep(0)
+    calls[3].cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result).__name__ for result in results].count("CancelledError") == 1
+    assert [type(result).__name__ for result in results].count("Accepted") == 9
+    await ledger.probe()
+
+
+async def test_lost_scripts_are_loaded_again(ledger: Ledger, store: redis.Redis) -> None:
+    await ledger.probe()
+    store.script_flush()
+    accepted = await asyncio.gather(*(ledger.accept(new_job(), grace_ms=1000) for _ in range(10)))
+    assert len({answer.job_id for answer in accepted}) == 10
+    assert (await ledger.census()).counts[Status.QUEUED] == 10
+
+
+async def test_a_killed_server_fails_calls_at_once_and_keeps_what_was_promised(
+    server: LedgerServer, ledger: Ledger
+) -> None:
+    promised = [(await ledger.accept(new_job(), grace_ms=1000)).job_id for _ in range(20)]
+    server.kill()
+    started = time.monotonic()
+    results = await asyncio.gather(
+        *(ledger.accept(new_job(), grace_ms=1000) for _ in range(50)), return_exceptions=True
+    )
+    assert all(isinstance(result, LedgerUnavailableError) for result in results)
+    assert time.monotonic() - started < 2.0
+    server.start()
+    records = [await ledger.read(job_id) for job_id in promised]
+    assert all(record is not None for record in records)
+
+
+async def test_a_server_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    path = tmp_path / "s.sock"
+    silent = await asyncio.start_unix_server(silence, str(path))
+    ledger = Ledger(f"unix://{path}", reply_seconds=0.3)
+    started = time.monotonic()
+    with pytest.raises(LedgerUnavailableError, match="did not answer in time"):
+        await ledger.probe()
+    assert time.monotonic() - started < 1.0
+    await ledger.close()
+    silent.close()
+
+
+async def test_a_full_server_accepts_nothing(ledger: Ledger, store: redis.Redis) -> None:
+    await ledger.probe()
+    store.config_set("maxmemory", 1)
+    with pytest.raises(LedgerUnavailableError, match="refused.*maxmemory"):
+        await ledger.accept(new_job(), grace_ms=1000)
+    with pytest.raises(LedgerUnavailableError, match="maxmemory"):
+        await ledger.probe()
+    store.config_set("maxmemory", 0)
+    assert not list(store.scan_iter("mail:*:job:*"))
+    await ledger.probe()
+
+
+async def test_a_read_only_server_accepts_nothing(ledger: Ledger, store: redis.Redis) -> None:
+    await ledger.probe()
+    store.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(LedgerUnavailableError):
+            await ledger.accept(new_job(), grace_ms=1000)
+    finally:
+        store.replicaof("NO", "ONE")
+    assert not list(store.scan_iter("mail:*:job:*"))
