@@ -155,6 +155,11 @@ class Intake:
             except TimeoutError:
                 if connection.supports_heartbeats:
                     connection.heartbeat_check()
+            except KeyError as error:
+                # A message without its properties, or Kombu's own books out of order: it raises this
+                # for both, so the connection is made anew to be sure.
+                self._note_poison(error)
+                raise
             except broken:
                 raise
             except Exception as error:  # noqa: BLE001 - what the transport cannot read is poison
@@ -164,7 +169,8 @@ class Intake:
                 declared = time.monotonic()
 
     def _hear(self, message: Any) -> None:  # noqa: ANN401 - Kombu is untyped
-        """Acknowledged before the claim: a doorbell lost in a crash only delays its jobs."""
+        """Acknowledged at once, not after the claim: a doorbell lost only delays its jobs."""
+        message.ack()
         try:
             ids = topology.decode_doorbell(message.body)
         except topology.PoisonError as error:
@@ -172,7 +178,6 @@ class Intake:
         else:
             if not self._inbox.put(ids, self._stopping):
                 self._unheard += ids
-        message.ack()
 
     @staticmethod
     def _note_poison(error: Exception) -> None:

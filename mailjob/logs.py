@@ -80,6 +80,7 @@ def set_up_logs(settings: LedgerSettings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *after],
         )
     )
+    logging.captureWarnings(capture=True)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.INFO))
