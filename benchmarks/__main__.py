@@ -85,7 +85,7 @@ def _system(folder: Path, smtp_port: int, connections: int) -> Iterator[int]:
 
 def _measure(delay: float, connections: int, jobs: int) -> None:
     sink = _SinkProcess(delay)
-    with tempfile.TemporaryDirectory(prefix="async-email-", dir="/tmp") as name:  # noqa: S108 - mkdtemp
+    with tempfile.TemporaryDirectory(prefix="async-email-", dir="/tmp") as name:
         folder = Path(name)
         with _system(folder, sink.port, connections) as port, program("service", folder) as service:
             _wait(lambda: _ready(port))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 CLOSE = "(close)"
@@ -118,3 +119,30 @@ class Relay:
         writer.write(reply.encode() + b"\r\n")
         await writer.drain()
         return True
+
+
+@contextmanager
+def in_thread(relay: Relay) -> Iterator[Relay]:
+    """The relay on a loop of its own, for tests that are not asynchronous."""
+    ready, stop = threading.Event(), threading.Event()
+    loop = asyncio.new_event_loop()
+
+    async def run() -> None:
+        async with relay.serve():
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    ready.wait()
+    try:
+        yield relay
+    finally:
+        stop.set()
+        thread.join()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()

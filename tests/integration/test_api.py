@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import redis
-from conftest import LedgerServer
+from ledger_server import LedgerServer
 from quart.typing import TestClientProtocol as Client
 
 from mailjob.job import is_job_id, new_job_id

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import redis
-from conftest import LedgerServer
+from ledger_server import LedgerServer
 from programs import wait_until
 
 from consumer.intake import Inbox, Intake

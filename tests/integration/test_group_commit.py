@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import redis
-from conftest import LedgerServer
+from ledger_server import LedgerServer
 
 from mailjob.errors import LedgerUnavailableError
 from mailjob.job import Body, Job, Recipient, new_job_id
