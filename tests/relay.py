@@ -25,7 +25,8 @@ class Relay:
     """``answers`` holds replies by step, taken in order, then the last one is repeated.
 
     Steps: BANNER, EHLO, MAIL, RCPT, DATA, CONTENT, RSET. ``for_recipient`` overrides RCPT by address.
-    ``CLOSE`` closes the connection instead of answering, ``HANG`` says nothing.
+    ``CLOSE`` closes the connection instead of answering, ``HANG`` says nothing
+    before ``let_go``.
     """
 
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -39,10 +40,13 @@ class Relay:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at every command and every taken mail."""
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    loop: asyncio.AbstractEventLoop = field(init=False)
     _asked: dict[str, int] = field(default_factory=dict)
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[Relay]:
+        self.loop = asyncio.get_running_loop()
         server = await asyncio.start_server(self._session, "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -51,15 +55,27 @@ class Relay:
             server.close()
             self.drop_all()
 
+    def let_go(self) -> None:
+        """Answer what hangs, with the step's default. From any thread."""
+        self.loop.call_soon_threadsafe(self._release)
+
+    def _release(self) -> None:
+        self.released.set()
+        self.released = asyncio.Event()
+
     def drop_all(self) -> None:
         for writer in self.writers:
             writer.transport.abort()
 
-    def _reply(self, step: str, default: str) -> str:
+    async def _reply(self, step: str, default: str) -> str:
         answers = self.answers.get(step, ())
         number = self._asked.get(step, 0)
         self._asked[step] = number + 1
-        return answers[min(number, len(answers) - 1)] if answers else default
+        reply = answers[min(number, len(answers) - 1)] if answers else default
+        if reply == HANG:
+            await self.released.wait()
+            return default
+        return reply
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -73,7 +89,7 @@ class Relay:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sender, recipients = "", list[str]()
-        if not await self._say(writer, self._reply("BANNER", "220 relay")):
+        if not await self._say(writer, await self._reply("BANNER", "220 relay")):
             return
         while line := await reader.readline():
             command = line.decode().rstrip("\r\n")
@@ -99,12 +115,12 @@ class Relay:
             elif verb == "QUIT":
                 await self._say(writer, "221 bye")
                 return
-            reply = self._reply(verb, default)
+            reply = await self._reply(verb, default)
             if not await self._say(writer, reply):
                 return
             if verb == "DATA" and reply.startswith("354"):
                 content = await reader.readuntil(b"\r\n.\r\n")
-                reply = self._reply("CONTENT", "250 2.0.0 taken")
+                reply = await self._reply("CONTENT", "250 2.0.0 taken")
                 if reply.startswith("250"):
                     self.taken.append(Taken(sender, recipients, content[:-3]))
                 if not await self._say(writer, reply):
@@ -114,8 +130,6 @@ class Relay:
     async def _say(self, writer: asyncio.StreamWriter, reply: str) -> bool:
         if reply == CLOSE:
             return False
-        if reply == HANG:
-            await asyncio.Event().wait()
         writer.write(reply.encode() + b"\r\n")
         await writer.drain()
         return True
