@@ -96,9 +96,8 @@ def _measure(delay: float, connections: int, jobs: int) -> None:
                 text=True,
             )
             rate, median, worst = answer.stdout.split()
-            print(
-                f"accept: {rate}/s, median {median} ms, p99 {worst} ms; service {_memory_mb(service):.0f} MB"
-            )
+            memory = _memory_mb(service)
+            print(f"accept: {rate}/s, median {median} ms, p99 {worst} ms; service {memory:.0f} MB")
             jobs = jobs // 64 * 64
             with program("consumer", folder) as consumer:
                 _wait(lambda: sink.taken() > 0)

@@ -91,7 +91,7 @@ class Postfix:
 def run_postfix(authority: trustme.CA) -> Iterator[Postfix]:
     """STARTTLS, AUTH only under TLS, mail only for who is authenticated; passes all on to a sink."""
     with (
-        tempfile.TemporaryDirectory(prefix="postfix-", dir="/tmp") as name,  # noqa: S108 - mkdtemp
+        tempfile.TemporaryDirectory(prefix="postfix-", dir="/tmp") as name,
         in_thread(Relay()) as sink,
     ):
         folder, port = Path(name), free_port()

@@ -32,7 +32,7 @@ class System:
         program = Program(name, folder, {**self.settings, **changes})
         self.programs.append(program)
         if name == "service":
-            wait_until(lambda: self.ready(), what="the service")
+            wait_until(self.ready, what="the service")
         else:
             wait_until(lambda: program.log_file.exists() and program.logged("broker_connected"))
         return program

@@ -7,7 +7,6 @@ import email.policy
 import json
 import socket
 from email.message import EmailMessage
-from typing import cast
 
 import pytest
 from programs import Program, ask, wait_until
@@ -17,7 +16,7 @@ from system_under_test import System, metrics
 
 def read_mail(relay: Relay) -> EmailMessage:
     (taken,) = relay.taken
-    return cast(EmailMessage, email.message_from_bytes(taken.content, policy=email.policy.default))
+    return email.message_from_bytes(taken.content, policy=email.policy.default)
 
 
 def log_lines(program: Program) -> list[dict[str, object]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import redis
@@ -22,7 +21,7 @@ def new_job() -> Job:
 
 
 def reads(store: redis.Redis) -> int:
-    return int(cast(dict[str, Any], store.info("stats"))["total_reads_processed"])
+    return int(store.info("stats")["total_reads_processed"])
 
 
 async def test_calls_of_one_moment_are_one_round_trip(ledger: Ledger, store: redis.Redis) -> None:
@@ -88,7 +87,7 @@ async def test_a_server_that_says_nothing_is_not_waited_for(tmp_path: Path) -> N
 async def test_a_full_server_accepts_nothing(ledger: Ledger, store: redis.Redis) -> None:
     await ledger.probe()
     store.config_set("maxmemory", 1)
-    with pytest.raises(LedgerUnavailableError, match="refused.*maxmemory"):
+    with pytest.raises(LedgerUnavailableError, match=r"refused.*maxmemory"):
         await ledger.accept(new_job(), grace_ms=1000)
     with pytest.raises(LedgerUnavailableError, match="maxmemory"):
         await ledger.probe()

@@ -15,7 +15,7 @@ from postfix import Postfix, run_postfix, tool
 @pytest.fixture
 def server() -> Iterator[LedgerServer]:
     """Debian's Redis, in the place of Valkey."""
-    with tempfile.TemporaryDirectory(prefix="redis-", dir="/tmp") as name:  # noqa: S108 - mkdtemp
+    with tempfile.TemporaryDirectory(prefix="redis-", dir="/tmp") as name:
         redis_server = LedgerServer(Path(name), tool("redis-server"))
         redis_server.start()
         yield redis_server

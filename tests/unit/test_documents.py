@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mailjob.meters import REGISTRY
+from service import problems
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_generated_parts_are_up_to_date() -> None:
+    render = runpy.run_path(str(ROOT / "docs/generate.py"))["render"]
+    assert render(README) == README, "run ./run docs"
+
+
+def test_every_problem_type_is_in_the_readme() -> None:
+    sources = [
+        (ROOT / "service" / f"{name}.py").read_text() for name in ("problems", "schema", "routes")
+    ]
+    sources.append((ROOT / "service/authentication.py").read_text())
+    kinds = set(re.findall(r'HTTPStatus\.[A-Z_]+,\s*"([a-z-]+)"', "".join(sources)))
+    assert len(kinds) >= 8
+    assert not {kind for kind in kinds if f"`{kind}`" not in README}
+    assert problems.TYPE_PREFIX in README
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("**/*.md")), ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    if ".venv" in document.parts:
+        return
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_metric_has_a_name_of_its_own() -> None:
+    names = [family.name for family in REGISTRY.collect()]
+    assert len(names) == len(set(names))
