@@ -56,7 +56,7 @@ def _interrupt(_signal: int, _frame: Any) -> NoReturn:  # noqa: ANN401 - a frame
 def _run_in(folder: Path, stack: contextlib.ExitStack, screen: Console, *, once: bool) -> None:
     with screen.status("starting Valkey and an SMTP server"):
         redis_url = stack.enter_context(valkey(folder))
-        smtp_port, handler = stack.enter_context(smtp_server())
+        smtp_port, mails = stack.enter_context(smtp_server())
     api = f"127.0.0.1:{free_port(API_PORT)}"
     _write_settings(folder / ".env", redis_url, smtp_port, api)
     with screen.status("starting the service and the consumer"):
@@ -79,7 +79,7 @@ def _run_in(folder: Path, stack: contextlib.ExitStack, screen: Console, *, once:
     if job["status"] != "sent":
         alive()
         raise ConsoleError(f"the sample job is {job['status']} after {SENT_SECONDS:.0f} s")
-    _show_mail(screen, handler.messages.get(timeout=SENT_SECONDS))
+    _show_mail(screen, mails.get(timeout=SENT_SECONDS).content)
     if once:
         return
     screen.print("\nTry it yourself:\n")
@@ -88,7 +88,7 @@ def _run_in(folder: Path, stack: contextlib.ExitStack, screen: Console, *, once:
     screen.print("Mail is shown here as it arrives. Ctrl-C stops everything.\n")
     while True:
         try:
-            _show_mail(screen, handler.messages.get(timeout=1.0))
+            _show_mail(screen, mails.get(timeout=1.0).content)
         except queue.Empty:
             alive()
 

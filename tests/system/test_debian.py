@@ -66,7 +66,7 @@ def test_the_main_job_through_postfix(system: System, postfix: Postfix) -> None:
     assert job["recipients"][0]["reply"].startswith("250 2.0.0 Ok: queued as ")
     wait_until(lambda: postfix.sink.taken)
     (taken,) = postfix.sink.taken
-    assert taken.recipients == ["zofie@example.org"]
+    assert taken.recipients == ("zofie@example.org",)
     message = email.message_from_bytes(taken.content, policy=email.policy.default)
     assert message["Subject"] == "Welcome, Žofie!"
     assert "with ESMTPSA" in message["Received"]

@@ -1,0 +1,414 @@
+"""An SMTP server that takes everything, and fails wherever it is told to.
+
+For the demo, the tests and the measurements. It passes nothing on.
+
+Faults are chosen in two ways. ``Script.answers`` has replies by step (``BANNER EHLO STARTTLS AUTH MAIL
+RCPT DATA CONTENT RSET``), taken in order, the last one repeated; ``CLOSE`` closes the connection instead,
+``HANG`` says nothing before ``let_go``. And a recipient can ask for a fault with the
+first part of its address, up to the first ``+``; ``xN`` means the first N times only::
+
+    rcpt-450+ada@example.org          450 to RCPT        data-451+...     451 to DATA
+    rcpt-450-x2+ada@example.org       twice, then taken  content-554+...  554 after the dot
+    drop-rcpt+...  drop-data+...      closes instead of answering RCPT or DATA
+    drop-content+...                  closes as soon as content arrives
+    drop-dot+...                      takes the mail, then closes without a reply
+    slow-3+...                        takes the mail, answers after 3 seconds
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import ssl
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+CLOSE: Final = "(close)"
+HANG: Final = "(hang)"
+
+_FAULT = re.compile(r"(?P<step>rcpt|data|content|drop|slow)-(?P<what>[a-z0-9.]+)(?:-x(?P<times>\d+))?\+")
+_MESSAGE_ID = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+_BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_END = b"\r\n.\r\n"
+
+
+@dataclass(frozen=True)
+class Script:
+    """How the server behaves. May be replaced while it runs."""
+
+    answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    extensions: Sequence[str] = ("PIPELINING", "8BITMIME")
+    delay: float = 0.0
+    """Seconds before every reply, as a relay far away has them."""
+    most_connections: int | None = None
+    """More than these are answered 421."""
+    most_mails: int | None = None
+    """On one connection; MAIL after these is answered 421."""
+    credentials: tuple[str, str] | None = None
+    """Others are answered 535; None takes any."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A mail whose final dot was seen. ``reply`` is None where the connection was closed instead."""
+
+    at: float
+    message_id: str
+    sender: str
+    recipients: tuple[str, ...]
+    reply: str | None
+    content: bytes
+
+    @property
+    def accepted(self) -> bool:
+        """Whether this server answers for the mail, also when the client was not told."""
+        return self.reply is None or self.reply.startswith("2")
+
+    def to_json(self) -> str:
+        seen = {"at": self.at, "message_id": self.message_id, "recipients": self.recipients}
+        return json.dumps({**seen, "reply": self.reply, "accepted": self.accepted})
+
+
+class Sink:
+    """``on_taken`` is called for every final dot; ``on_command`` for every line before the content."""
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        on_taken: Callable[[Taken], None] | None = None,
+        on_command: Callable[[str], None] | None = None,
+        tls: ssl.SSLContext | None = None,
+        implicit_tls: bool = False,
+    ) -> None:
+        self.script = script or Script()
+        self.on_taken = on_taken
+        self.on_command = on_command
+        self.tls = tls
+        self.implicit_tls = implicit_tls
+        self.port = 0
+        self.connections = 0
+        """Opened so far."""
+        self.sessions: set[_Session] = set()
+        self.asked: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def serve(self, port: int = 0) -> AsyncIterator[Sink]:
+        """On 127.0.0.1; ``port`` tells where."""
+        loop = asyncio.get_running_loop()
+        context = self.tls if self.implicit_tls else None
+        server = await loop.create_server(
+            lambda: _Session(self), "127.0.0.1", port, ssl=context, backlog=1024
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for session in set(self.sessions):
+                session.abort()
+
+    def answer(self, step: str, default: str) -> str:
+        """The script's next reply for this step, else the default."""
+        answers = self.script.answers.get(step)
+        if not answers:
+            return default
+        number = self.asked[step]
+        self.asked[step] += 1
+        return answers[min(number, len(answers) - 1)]
+
+    def fault(self, recipient: str) -> tuple[str, str] | None:
+        """The fault that this recipient asks for this time."""
+        match = _FAULT.match(recipient)
+        if match is None:
+            return None
+        if match["times"] is not None:
+            self.asked[recipient] += 1
+            if self.asked[recipient] > int(match["times"]):
+                return None
+        return match["step"], match["what"]
+
+    def let_go(self) -> None:
+        """Answer all that hangs as if it had not been told to."""
+        for session in set(self.sessions):
+            session.let_go()
+
+
+class _Session(asyncio.Protocol):
+    """One connection. ``_held`` keeps input back while a reply is late."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._in_content = False
+        self._held = False
+        self._hanging: tuple[str, Callable[[], None]] | None = None
+        self._login: deque[str] = deque()
+        self._secure = sink.implicit_tls
+        self._mails = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sender = ""
+        self._recipients: list[str] = []
+        self._faults: dict[str, str] = {}
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self in self._sink.sessions:  # again, after STARTTLS
+            return
+        self._sink.sessions.add(self)
+        self._sink.connections += 1
+        most = self._sink.script.most_connections
+        if most is not None and len(self._sink.sessions) > most:
+            self._say("421 4.7.0 too many connections")
+            self._close()
+        else:
+            self._reply("BANNER", "220 sink ESMTP")
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._sink.sessions.discard(self)
+        self._transport = None
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def let_go(self) -> None:
+        if self._hanging is not None:
+            (reply, before), self._hanging, self._held = self._hanging, None, False
+            before()
+            self._say(reply)
+            self._go_on()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if not self._held:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self._buffer and not self._held and self._transport is not None:
+            if self._in_content:
+                if not self._take_content():
+                    return
+            else:
+                line, ended, rest = self._buffer.partition(b"\r\n")
+                if not ended:
+                    return
+                self._buffer = bytearray(rest)
+                self._obey(line.decode("latin-1"))
+
+    # Replies
+
+    def _say(self, reply: str) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        wire = reply.encode() + b"\r\n"
+        if self._sink.script.delay:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._sink.script.delay, self._write, wire)
+        else:
+            self._transport.write(wire)
+
+    def _hang(self, reply: str, before: Callable[[], None] = lambda: None) -> None:
+        """Take no more input until ``let_go``; then ``before``, and the reply."""
+        self._held, self._hanging = True, (reply, before)
+
+    def _write(self, wire: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(wire)
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _reply(self, step: str, default: str) -> str:
+        """Answer a step as the script or the default says; gives what was said."""
+        reply = self._sink.answer(step, default)
+        if reply == CLOSE:
+            self._close()
+        elif reply == HANG:
+            self._hang(default)
+        else:
+            self._say(reply)
+        return reply
+
+    # Commands
+
+    def _obey(self, line: str) -> None:  # noqa: PLR0912 - one branch a verb
+        if self._sink.on_command is not None:
+            self._sink.on_command(line)
+        if self._login:
+            self._log_in_step(line)
+            return
+        verb, _, argument = line.partition(" ")
+        match verb.upper():
+            case "EHLO":
+                names = ["sink", *self._sink.script.extensions]
+                if self._secure:
+                    names = [name for name in names if name != "STARTTLS"]
+                self._reply("EHLO", "\r\n".join([*(f"250-{name}" for name in names), "250 OK"]))
+            case "MAIL":
+                self._clear()
+                self._sender = _address(argument)
+                most = self._sink.script.most_mails
+                if most is not None and self._mails >= most:
+                    self._say("421 4.7.0 enough for one connection")
+                    self._close()
+                else:
+                    self._reply("MAIL", "250 2.1.0 ok")
+            case "RCPT":
+                self._obey_rcpt(_address(argument))
+            case "DATA":
+                self._obey_data()
+            case "STARTTLS" if self._sink.tls is not None:
+                if self._reply("STARTTLS", "220 2.0.0 go ahead").startswith("220"):
+                    self._held = True
+                    self._buffer.clear()  # what came in clear text is not ours (RFC 3207, 4.2)
+                    self._task = asyncio.get_running_loop().create_task(self._secure_transport())
+            case "AUTH":
+                self._obey_auth(argument)
+            case "RSET":
+                self._clear()
+                self._reply("RSET", "250 2.0.0 ok")
+            case "NOOP" | "HELO":
+                self._say("250 2.0.0 ok")
+            case "QUIT":
+                self._say("221 2.0.0 bye")
+                self._close()
+            case _:
+                self._say("500 5.5.1 what?")
+
+    def _obey_rcpt(self, recipient: str) -> None:
+        fault = self._sink.fault(recipient)
+        if fault == ("drop", "rcpt"):
+            self._close()
+            return
+        if fault is not None and fault[0] == "rcpt":
+            self._say(f"{fault[1]} as asked")
+            return
+        if fault is not None:
+            step, what = fault if fault[0] != "drop" else (fault[1], CLOSE)
+            self._faults[step] = what
+        if self._reply("RCPT", "250 2.1.5 ok").startswith("25"):
+            self._recipients.append(recipient)
+
+    def _obey_data(self) -> None:
+        if not self._recipients:
+            self._say("503 5.5.1 no recipients")
+            return
+        asked = self._faults.get("data")
+        if asked == CLOSE:
+            self._close()
+        elif asked is not None:
+            self._say(f"{asked} as asked")
+        elif self._reply("DATA", "354 go on").startswith(("354", HANG)):
+            self._in_content = True
+
+    def _take_content(self) -> bool:
+        """Take the content if all of it is here."""
+        if self._faults.get("content") == CLOSE:
+            self._close()
+            return False
+        if self._buffer.startswith(b".\r\n"):
+            content = b""
+            del self._buffer[:3]
+        else:
+            end = self._buffer.find(_END)
+            if end < 0:
+                return False
+            content = bytes(self._buffer[: end + 2])
+            del self._buffer[: end + 5]
+        self._in_content = False
+        self._mails += 1
+        self._answer_content(content)
+        return True
+
+    def _answer_content(self, content: bytes) -> None:
+        asked = self._faults.get("content")
+        reply = f"{asked} as asked" if asked else self._sink.answer("CONTENT", "250 2.0.0 taken")
+        if _BARE_LINE_END.search(content):
+            reply = "550 5.6.0 bare line end"
+        seconds = self._faults.get("slow")
+        if self._faults.get("dot") == CLOSE or reply == CLOSE:
+            self._note(content, None)
+            self._close()
+        elif reply == HANG:
+            recipients = tuple(self._recipients)
+            self._hang("250 2.0.0 taken", lambda: self._note(content, "250 2.0.0 taken", recipients))
+        elif seconds is not None:
+            self._note(content, reply)
+            self._hang(reply)
+            asyncio.get_running_loop().call_later(float(seconds), self.let_go)
+        else:
+            self._note(content, reply)
+            self._say(reply)
+        self._clear()
+
+    def _note(
+        self, content: bytes, reply: str | None, recipients: tuple[str, ...] | None = None
+    ) -> None:
+        if self._sink.on_taken is not None:
+            found = _MESSAGE_ID.search(content)
+            message_id = found[1].decode("latin-1") if found else ""
+            to = tuple(self._recipients) if recipients is None else recipients
+            self._sink.on_taken(Taken(time.time(), message_id, self._sender, to, reply, content))
+
+    # TLS and AUTH
+
+    async def _secure_transport(self) -> None:
+        transport, context = self._transport, self._sink.tls
+        if transport is None or context is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            secure = await loop.start_tls(transport, self, context, server_side=True)
+        except (OSError, ssl.SSLError):
+            self.abort()
+            return
+        self._transport = cast(asyncio.Transport, secure)
+        self._secure, self._held = True, False
+        self._go_on()
+
+    def _obey_auth(self, argument: str) -> None:
+        mechanism, _, initial = argument.partition(" ")
+        if mechanism.upper() == "PLAIN" and initial:
+            _, user, password = base64.b64decode(initial).decode().split("\0")
+            self._check(user, password)
+        elif mechanism.upper() == "LOGIN":
+            self._login.extend(["user", *([initial] if initial else [])])
+            self._say("334 UGFzc3dvcmQ6" if initial else "334 VXNlcm5hbWU6")
+        else:
+            self._say("504 5.5.4 unknown mechanism")
+
+    def _log_in_step(self, line: str) -> None:
+        self._login.append(line)
+        if len(self._login) <= 2:  # noqa: PLR2004 - the marker and the user
+            self._say("334 UGFzc3dvcmQ6")
+            return
+        _, user, password = (*list(self._login)[:1], *map(_decode, list(self._login)[1:]))
+        self._login.clear()
+        self._check(user, password)
+
+    def _check(self, user: str, password: str) -> None:
+        wanted = self._sink.script.credentials
+        taken = wanted is None or wanted == (user, password)
+        self._reply("AUTH", "235 2.7.0 ok" if taken else "535 5.7.8 wrong user or password")
+
+
+def _address(argument: str) -> str:
+    """The path of ``FROM:<...>`` or ``TO:<...>``."""
+    return argument.partition("<")[2].partition(">")[0]
+
+
+def _decode(line: str) -> str:
+    return base64.b64decode(line).decode()
