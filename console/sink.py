@@ -4,11 +4,11 @@ For the demo, the tests and the measurements. It passes nothing on.
 
 Faults are chosen in two ways. ``Script.answers`` has replies by step (``BANNER EHLO STARTTLS AUTH MAIL
 RCPT DATA CONTENT RSET``), taken in order, the last one repeated; ``CLOSE`` closes the connection instead,
-``HANG`` says nothing before ``let_go``. And a recipient can ask for a fault with the
-first part of its address, up to the first ``+``; ``xN`` means the first N times only::
+``HANG`` says nothing before ``let_go``. And a recipient can ask for a fault with the first part of its
+address, up to the first ``+``; ``xN`` means the first N times only::
 
     rcpt-450+ada@example.org          450 to RCPT        data-451+...     451 to DATA
-    rcpt-450-x2+ada@example.org       twice, then taken  content-554+...  554 after the dot
+    rcpt-450-x2+ada@example.org       twice, then taken  content-554+...  554 to the dot
     drop-rcpt+...  drop-data+...      closes instead of answering RCPT or DATA
     drop-content+...                  closes as soon as content arrives
     drop-dot+...                      takes the mail, then closes without a reply

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP as Server
-from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from programs import free_port
 
 from consumer.courier import Courier, Mail, Relay
@@ -25,7 +24,7 @@ class Handler:
         self.envelopes: list[Envelope] = []
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
-        self, _server: Server, _session: Session, envelope: Envelope, address: str, _options: list[str]
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
         if address.startswith("bob"):
             return "550 5.1.1 no such user"
@@ -33,16 +32,17 @@ class Handler:
         return "250 ok"
 
     async def handle_DATA(  # noqa: N802 - aiosmtpd's name
-        self, _server: Server, _session: Session, envelope: Envelope
+        self, _server: SMTP, _session: Session, envelope: Envelope
     ) -> str:
         self.envelopes.append(envelope)
         return "250 2.0.0 kept"
 
 
 def check(
-    _server: Server, _session: Session, _envelope: Envelope, _mechanism: str, data: LoginPassword
+    _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: LoginPassword
 ) -> AuthResult:
-    return AuthResult(success=(data.login, data.password) == (b"shop", b"hunter2"))
+    known = (data.login, data.password) == (b"shop", b"hunter2")
+    return AuthResult(success=known, handled=False)
 
 
 @pytest.fixture
