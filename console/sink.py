@@ -3,7 +3,7 @@
 For the demo, the tests and the measurements. It passes nothing on.
 
 Faults are chosen in two ways. ``Script.answers`` has replies by step (``BANNER EHLO STARTTLS AUTH MAIL
-RCPT DATA CONTENT RSET``), taken in order, the last one repeated; ``CLOSE`` closes the connection instead,
+RCPT DATA CONTENT RSET``), taken in order, the last one repeated; ``CLOSE`` closes the connection, and
 ``HANG`` says nothing before ``let_go``. And a recipient can ask for a fault with the first part of its
 address, up to the first ``+``; ``xN`` means the first N times only::
 
