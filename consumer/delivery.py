@@ -18,6 +18,7 @@ from consumer.intake import Inbox
 from consumer.verdict import Attempt, Reply, Step, conclude
 from mailjob import meters
 from mailjob.errors import AsyncEmailError, LedgerUnavailableError, TemplateUnusableError
+from mailjob.failpoints import Failpoint, reached
 from mailjob.ledger import Ledger
 from mailjob.lifecycle import FINISHED, UNSETTLED, Status
 from mailjob.records import Claim, Completion, Unreadable
@@ -144,6 +145,7 @@ class Delivery:
             return
         for answer in answers:
             if isinstance(answer, Claim):
+                reached(Failpoint.AFTER_CLAIM)
                 meters.CLAIMS.labels(result="claimed").inc()
                 await self._launch(answer)
             elif isinstance(answer, Unreadable):
@@ -191,7 +193,9 @@ class Delivery:
         for reply in replies.values():
             reply_class = f"{reply.code // 100}xx" if reply.code else "none"
             meters.RELAY_REPLIES.labels(step=reply.step, reply_class=reply_class).inc()
+        reached(Failpoint.AFTER_REPLY)
         if await self._complete(claim.job.id, claim.fence, completion):
+            reached(Failpoint.AFTER_COMPLETE)
             self._note(flight, completion)
 
     async def _send(self, flight: Flight) -> dict[str, Reply]:
@@ -210,6 +214,7 @@ class Delivery:
             if not held:
                 raise ClaimLostError(f"another consumer has job {claim.job.id}")
             flight.marked = True
+            reached(Failpoint.AFTER_MARK)
 
         return await self._courier.send(Mail(self._sender, open_recipients, content), mark)
 

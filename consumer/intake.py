@@ -20,6 +20,7 @@ from kombu import Consumer
 
 from consumer.backoff import pause
 from mailjob import meters, topology
+from mailjob.failpoints import Failpoint, reached
 
 MOST_DOORBELLS: Final = 20
 """In the inbox; up to 100 ids each."""
@@ -171,6 +172,7 @@ class Intake:
     def _hear(self, message: Any) -> None:  # noqa: ANN401 - Kombu is untyped
         """Acknowledged at once, not after the claim: a doorbell lost only delays its jobs."""
         message.ack()
+        reached(Failpoint.AFTER_POP)
         try:
             ids = topology.decode_doorbell(message.body)
         except topology.PoisonError as error:

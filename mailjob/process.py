@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mailjob.errors import AsyncEmailError, SettingsError
+from mailjob.failpoints import arm
 from mailjob.logs import set_up_logs
 from mailjob.settings import LedgerSettings, Source, read_settings
 
@@ -32,6 +33,8 @@ def run_program(name: str, kind: type[S], work: Callable[[S], Coroutine[Any, Any
             sys.stderr.write(f"{name}: {problem}\n")
         return EX_CONFIG
     set_up_logs(settings)
+    if settings.failpoint is not None:
+        arm(*settings.failpoint)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return 0 if runner.run(work(settings)) else EX_SOFTWARE

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from mailjob.errors import SettingsError
+from mailjob.failpoints import Failpoint
 
 S = TypeVar("S", bound="LedgerSettings")
 
@@ -155,6 +156,11 @@ def _sender(value: str) -> Sender:
     return Sender(address=address, name=(match["name"] or "").strip('" '))
 
 
+def _failpoint(value: str) -> tuple[Failpoint, int]:
+    name, _, times = value.partition(":")
+    return Failpoint(name), _whole(1, 10**9)(times or "1")
+
+
 _REQUIRED = object()
 
 
@@ -218,6 +224,14 @@ class LedgerSettings:
         "`debug`, `info`, `warning`, `error`",
         "info",
         meaning="the least important lines that are logged",
+    )
+
+    failpoint: tuple[Failpoint, int] | None = setting(
+        "FAILPOINT",
+        _failpoint,
+        "`name` or `name:n`, names in `mailjob/failpoints.py`",
+        meaning="for tests: die when this point is reached for the n-th time",
+        unset=None,
     )
 
     def problems(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mailjob import meters
+from mailjob.failpoints import Failpoint, reached
 from mailjob.job import Job
 from mailjob.ledger import Ledger
 from mailjob.records import Accepted, Idempotency
@@ -22,10 +23,12 @@ class Submission:
 
     async def submit(self, job: Job, idempotency: Idempotency | None) -> Accepted:
         """Raises LedgerUnavailableError, IdempotencyConflictError."""
+        reached(Failpoint.BEFORE_ACCEPT)
         accepted = await self._ledger.accept(job, grace_ms=self._grace_ms, idempotency=idempotency)
         if accepted.replayed:
             meters.REPLAYED.inc()
         else:
             meters.ACCEPTED.inc()
+            reached(Failpoint.AFTER_ACCEPT)
             self._ring((accepted.job_id,))
         return accepted

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import aiosmtplib
 import structlog
 
 from consumer.verdict import Reply, Step
 from mailjob.errors import AsyncEmailError, RelayError
+from mailjob.failpoints import Failpoint, is_armed, reached
 from mailjob.settings import Tls, is_loopback
 
 CONNECT_SECONDS: Final = 15.0
@@ -123,6 +125,7 @@ class Session:
             taken = [recipient for recipient in mail.recipients if recipient not in replies]
             if not taken:
                 return await self._reset(replies)
+            reached(Failpoint.AFTER_RCPT)
             try:
                 await mark()
             except AsyncEmailError:
@@ -163,9 +166,23 @@ class Session:
         protocol = self._smtp.protocol
         if protocol is None:
             raise aiosmtplib.SMTPServerDisconnected("Connection lost before the content")
-        protocol.write(stuff(content) + b".\r\n")
+        wire = stuff(content) + b".\r\n"
+        if is_armed(Failpoint.MID_CONTENT):
+            protocol.write(wire[: len(wire) // 2])
+            await self._die_when_written(Failpoint.MID_CONTENT)
+            wire = wire[len(wire) // 2 :]
+        protocol.write(wire)
+        if is_armed(Failpoint.AFTER_DOT):
+            await self._die_when_written(Failpoint.AFTER_DOT)
         response = await protocol.read_response(timeout=CONTENT_SECONDS)
         return Reply(Step.CONTENT, response.code, response.message)
+
+    async def _die_when_written(self, point: Failpoint) -> None:
+        transport = cast(asyncio.WriteTransport, self._smtp.transport)
+        await asyncio.sleep(0)  # uvloop writes at the end of its turn
+        while transport.get_write_buffer_size():
+            await asyncio.sleep(0)
+        reached(point)
 
     async def _reset(self, replies: dict[str, Reply]) -> dict[str, Reply]:
         """Take the transaction back; a connection that does not manage that is closed."""

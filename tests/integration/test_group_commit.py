@@ -84,6 +84,24 @@ async def test_a_server_that_says_nothing_is_not_waited_for(tmp_path: Path) -> N
     silent.close()
 
 
+async def test_who_waits_behind_a_dead_round_trip_waits_no_second_time(tmp_path: Path) -> None:
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    path = tmp_path / "s.sock"
+    silent = await asyncio.start_unix_server(silence, str(path))
+    ledger = Ledger(f"unix://{path}", reply_seconds=0.5)
+    started = time.monotonic()
+    first = asyncio.create_task(ledger.probe())
+    await asyncio.wait({first}, timeout=0.1)  # it is under way now
+    results = await asyncio.gather(first, ledger.probe(), ledger.probe(), return_exceptions=True)
+    assert all(isinstance(result, LedgerUnavailableError) for result in results)
+    assert time.monotonic() - started < 0.9
+    await ledger.close()
+    silent.close()
+
+
 async def test_a_full_server_accepts_nothing(ledger: Ledger, store: redis.Redis) -> None:
     await ledger.probe()
     store.config_set("maxmemory", 1)
