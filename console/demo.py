@@ -37,7 +37,8 @@ def run_demo(screen: Console, *, once: bool) -> None:
     Raises ConsoleError when the sample is not sent.
     """
     need_extras()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     # Below /tmp, because the path of a unix socket must be short.
     with (
         tempfile.TemporaryDirectory(prefix="async-email-", dir="/tmp") as name,

@@ -16,6 +16,8 @@ from console.client import Client, refusal
 from mailjob.errors import ConsoleError
 
 WATCH_SECONDS: Final = 0.2
+HEAD_LINES: Final = 8
+"""What a job takes on the screen beside its timeline."""
 
 _COLOURS: Final = {"sent": "green", "failed": "red", "uncertain": "red", "deferred": "yellow"}
 
@@ -44,14 +46,14 @@ def watch_job(
     with Live(console=screen, auto_refresh=False, transient=True) as live:
         while True:
             job = read_job(client, job_id)
-            live.update(picture(job), refresh=True)
+            live.update(picture(job, newest=max(screen.height - HEAD_LINES, 1)), refresh=True)
             if job["finished"] or (until is not None and time.monotonic() > until):
                 return job
             time.sleep(WATCH_SECONDS)
 
 
-def picture(job: Mapping[str, Any]) -> RenderableType:
-    """A job for people: its state, its recipients, its timeline."""
+def picture(job: Mapping[str, Any], newest: int = 0) -> RenderableType:
+    """A job for people: its state, its recipients, its timeline, or only the ``newest`` of that."""
     status = Text(job["status"], style=f"bold {_COLOURS.get(job['status'], 'cyan')}")
     head = Table.grid(padding=(0, 2))
     head.add_row("job", Text(job["job_id"]))
@@ -63,7 +65,7 @@ def picture(job: Mapping[str, Any]) -> RenderableType:
         reply = f" - {recipient['reply']}" if recipient["reply"] else ""
         head.add_row("recipient", Text(f"{recipient['address']}: {recipient['status']}{reply}"))
     timeline = Table.grid(padding=(0, 2))
-    for event in job["events"]:
+    for event in job["events"][-newest:]:
         details = {name: value for name, value in event.items() if name not in {"at", "event"}}
         words = ", ".join(f"{name}: {value}" for name, value in details.items())
         timeline.add_row(event["at"], Text(event["event"], style="bold"), Text(words))

@@ -212,7 +212,7 @@ class _Session(asyncio.Protocol):
     def _say(self, reply: str) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        wire = reply.encode() + b"\r\n"
+        wire = reply.encode("utf-8", "surrogateescape") + b"\r\n"
         if self._sink.script.delay:
             loop = asyncio.get_running_loop()
             loop.call_later(self._sink.script.delay, self._write, wire)

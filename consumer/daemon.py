@@ -21,6 +21,7 @@ from consumer.intake import Inbox, Intake
 from consumer.reconciler import Pace, Reconciler
 from consumer.templates import read_templates
 from mailjob import meters
+from mailjob.durability import watch_durability
 from mailjob.errors import StartError
 from mailjob.ledger import Ledger
 from mailjob.settings import AmbiguousPolicy, ConsumerSettings
@@ -71,7 +72,7 @@ class Daemon:
             retention=settings.job_retention,
             policy=settings.ambiguous_policy,
         )
-        self._reconciler = Reconciler(self._ledger, self._inbox, pace)
+        self._reconciler = Reconciler(self._ledger, self._inbox, pace, self._delivery.renew)
         self._name = name
 
     async def run(self) -> bool:
@@ -90,8 +91,12 @@ class Daemon:
             raise StartError(f"cannot listen on CONSUMER_METRICS_BIND={bind}: {error}") from error
         self._intake.start()
         intake_work = {_task(self._delivery.run()), _task(self._reconciler.run())}
-        side_work = {_task(self._delivery.keep_leases()), _task(self._courier.tidy())}
-        log.info("consumer_started", consumer=self._name, metrics=str(bind))
+        side_work = {
+            _task(self._delivery.keep_leases()),
+            _task(self._courier.tidy()),
+            _task(watch_durability(self._ledger)),
+        }
+        log.info("consumer_started", consumer=self._name, metrics=f"{bind.host}:{server.server_port}")
         waiter = _task(stopping.wait())
         try:
             ended, _ = await asyncio.wait(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Sequence
@@ -21,10 +22,12 @@ from mailjob.errors import AsyncEmailError, LedgerUnavailableError, TemplateUnus
 from mailjob.failpoints import Failpoint, reached
 from mailjob.ledger import Ledger
 from mailjob.lifecycle import FINISHED, UNSETTLED, Status
-from mailjob.records import Claim, Completion, Unreadable
+from mailjob.records import Claim, Completion, Refusal, Unreadable
 
 MOST_CLAIMS: Final = 100
 """In one pipeline."""
+
+Answer = Claim | Refusal | Unreadable
 
 log = structlog.get_logger()
 
@@ -50,6 +53,10 @@ class Policy:
         return int(self.lease * 1000)
 
     @property
+    def lifetime_ms(self) -> int:
+        return int(self.lifetime * 1000)
+
+    @property
     def retention_ms(self) -> int:
         return int(self.retention * 1000)
 
@@ -57,11 +64,12 @@ class Policy:
 class Flight:
     """A claimed job on its way. ``marked`` turns True when its content may go out."""
 
-    __slots__ = ("claim", "marked", "started", "task")
+    __slots__ = ("claim", "lost", "marked", "started", "task")
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.marked = False
+        self.lost = False
         self.started = time.monotonic()
         self.task: asyncio.Task[None] | None = None
 
@@ -89,85 +97,119 @@ class Delivery:
         self._inbox = inbox
         self._sender = sender
         self._flights: dict[str, Flight] = {}
-        self._places = asyncio.Semaphore(policy.concurrency)
+        self._in_flight = 0
+        self._landed = asyncio.Event()
+        self._claiming: asyncio.Task[list[Answer]] | None = None
 
     async def run(self) -> None:
         """Claim what comes in and send it; until cancelled."""
         while True:
             await self._courier.ready()
-            await self._places.acquire()
-            self._places.release()
-            free = self._policy.concurrency - len(self._flights)
-            most = 1 if self._courier.in_doubt else min(free, MOST_CLAIMS)
-            ids = await self._inbox.take(most)
+            while self._in_flight >= self._policy.concurrency:
+                self._landed.clear()
+                await self._landed.wait()
+            free = self._policy.concurrency - self._in_flight
+            ids = await self._inbox.take(1 if self._courier.in_doubt else min(free, MOST_CLAIMS))
             await self._claim(list(dict.fromkeys(ids)))
 
+    async def renew(self) -> None:
+        """Show the ledger that this consumer lives. Raises LedgerUnavailableError."""
+        claims = {job_id: flight.claim.fence for job_id, flight in self._flights.items()}
+        lost = await self._ledger.renew(claims, lease_ms=self._policy.lease_ms)
+        for job_id in lost:
+            flight = self._flights.get(job_id)
+            if flight is not None and flight.claim.fence == claims[job_id] and not flight.lost:
+                flight.lost = True
+                meters.CLAIMS_LOST.labels(step="renew").inc()
+                log.warning("claim_lost", job_id=job_id, step="renew")
+
     async def keep_leases(self) -> None:
-        """Show the ledger that this consumer lives; until cancelled."""
+        """Renew in time, and often after a failure; until cancelled."""
         wait = self._policy.lease / 3
         while True:
             await asyncio.sleep(wait)
-            claims = {job_id: flight.claim.fence for job_id, flight in self._flights.items()}
+            wait = self._policy.lease / 3
             try:
-                lost = await self._ledger.renew(claims, lease_ms=self._policy.lease_ms)
+                await self.renew()
             except LedgerUnavailableError as error:
                 log.warning("leases_not_renewed", error=str(error))
-                wait = min(1.0, self._policy.lease / 3)
-                continue
-            wait = self._policy.lease / 3
-            for job_id in lost:
-                if job_id in self._flights and self._flights[job_id].claim.fence == claims[job_id]:
-                    meters.CLAIMS_LOST.labels(step="renew").inc()
-                    log.warning("claim_lost", job_id=job_id, step="renew")
+                wait = min(1.0, wait)
 
     async def drain(self, seconds: float) -> list[str]:
-        """Give back what is not past the mark, wait for the rest. Gives the ids to ring for."""
+        """Give back what is not past the mark, wait for the rest; ``run`` must have been cancelled.
+
+        Takes at most ``seconds``. Gives the ids to ring for.
+        """
         unmarked = [flight for flight in self._flights.values() if not flight.marked]
-        for flight in unmarked:
-            if flight.task is not None:
-                flight.task.cancel()
-        tasks = {flight.task for flight in self._flights.values() if flight.task is not None}
-        log.info("draining", given_back=len(unmarked), awaited=len(tasks) - len(unmarked))
+        awaited = [flight.task for flight in self._flights.values() if flight.marked and flight.task]
+        log.info("draining", given_back=len(unmarked), awaited=len(awaited))
+        returning = asyncio.create_task(self._return(unmarked))
+        await asyncio.wait({returning, *awaited}, timeout=seconds)
+        late = [task for task in (returning, *awaited) if not task.done()]
+        for task in late:
+            log.warning("drain_timed_out", hint="the reconciler of another consumer takes these up")
+            task.cancel()
+        given_back = [] if returning in late else returning.result()
+        return given_back + self._inbox.left()
+
+    async def _return(self, flights: Sequence[Flight]) -> list[str]:
+        """Stop these and give their jobs back, and those of a claim that was under way."""
+        tasks = {flight.task for flight in flights if flight.task is not None}
+        for task in tasks:
+            task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
-        await asyncio.gather(*(self._give_back(flight) for flight in unmarked))
-        return [flight.claim.job.id for flight in unmarked] + self._inbox.left()
+            await asyncio.wait(tasks)
+        claims = [flight.claim for flight in flights]
+        if self._claiming is not None:
+            with contextlib.suppress(LedgerUnavailableError):
+                claims += [answer for answer in await self._claiming if isinstance(answer, Claim)]
+        await asyncio.gather(*(self._give_back(claim) for claim in claims))
+        return [claim.job.id for claim in claims]
 
     async def _claim(self, ids: Sequence[str]) -> None:
+        self._claiming = asyncio.create_task(
+            self._ledger.claim(ids, consumer=self._policy.consumer, lease_ms=self._policy.lease_ms)
+        )
         try:
-            answers = await self._ledger.claim(
-                ids, consumer=self._policy.consumer, lease_ms=self._policy.lease_ms
-            )
+            answers = await asyncio.shield(self._claiming)
         except LedgerUnavailableError as error:
             # Claimed or not: the reconciler takes these jobs up again.
             log.warning("claim_failed", jobs=len(ids), error=str(error))
             await asyncio.sleep(pause(1, random.random()))
             return
-        for answer in answers:
-            if isinstance(answer, Claim):
-                reached(Failpoint.AFTER_CLAIM)
-                meters.CLAIMS.labels(result="claimed").inc()
-                await self._launch(answer)
-            elif isinstance(answer, Unreadable):
-                meters.CLAIMS.labels(result="unreadable").inc()
+        self._claiming = None
+        unreadable = [self._take_off(answer) for answer in answers]
+        for answer in unreadable:
+            if answer is not None:
                 await self._put_off(answer)
-            else:
-                meters.CLAIMS.labels(result=answer.reason).inc()
-                if answer.reason == "unknown":
-                    log.warning("unknown_job", job_id=answer.job_id)
 
-    async def _launch(self, claim: Claim) -> None:
-        await self._places.acquire()
-        flight = Flight(claim)
-        self._flights[claim.job.id] = flight
-        meters.IN_FLIGHT.inc()
-        flight.task = asyncio.create_task(self._fly(flight))
-        flight.task.add_done_callback(lambda _: self._land(flight))
+    def _take_off(self, answer: Answer) -> Unreadable | None:
+        """Send what was claimed; count the rest. Gives back what cannot be read."""
+        if isinstance(answer, Claim):
+            reached(Failpoint.AFTER_CLAIM)
+            meters.CLAIMS.labels(result="claimed").inc()
+            meters.IN_FLIGHT.inc()
+            self._in_flight += 1
+            flight = Flight(answer)
+            self._flights[answer.job.id] = flight
+            flight.task = asyncio.create_task(self._fly(flight))
+            flight.task.add_done_callback(lambda _: self._land(flight))
+            return None
+        if isinstance(answer, Unreadable):
+            meters.CLAIMS.labels(result="unreadable").inc()
+            return answer
+        meters.CLAIMS.labels(result=answer.reason).inc()
+        if answer.reason == "unknown":
+            log.warning("unknown_job", job_id=answer.job_id)
+        return None
 
     def _land(self, flight: Flight) -> None:
-        del self._flights[flight.claim.job.id]
-        self._places.release()
+        self._in_flight -= 1
+        self._landed.set()
         meters.IN_FLIGHT.dec()
+        # The same job may be in flight again, claimed anew after this claim was lost.
+        if self._flights.get(flight.claim.job.id) is flight:
+            del self._flights[flight.claim.job.id]
 
     async def _fly(self, flight: Flight) -> None:
         claim = flight.claim
@@ -179,13 +221,18 @@ class Delivery:
             return
         except LedgerUnavailableError as error:
             log.warning("mark_failed", job_id=claim.job.id, attempt=claim.attempt, error=str(error))
-            await self._give_back(flight)
+            await self._give_back(claim)
             return
+        except Exception as error:
+            log.exception("attempt_broke", job_id=claim.job.id, attempt=claim.attempt)
+            step = Step.CONTENT if flight.marked else Step.COMPOSE
+            words = f"this program failed: {type(error).__name__}"
+            replies = dict.fromkeys(_open_recipients(claim), Reply(step, 0, words))
         delay = retry_delay(self._policy.retry_schedule, claim.attempt, random.random())
         attempt = Attempt(
             number=claim.attempt,
             age_ms=flight.age_ms(),
-            lifetime_ms=int(self._policy.lifetime * 1000),
+            lifetime_ms=self._policy.lifetime_ms,
             delay_ms=int(delay * 1000),
             hold_ambiguous=self._policy.hold_ambiguous,
         )
@@ -200,14 +247,18 @@ class Delivery:
 
     async def _send(self, flight: Flight) -> dict[str, Reply]:
         claim = flight.claim
-        open_recipients = [
-            recipient.address for recipient in claim.job.recipients if recipient.status in UNSETTLED
-        ]
+        if flight.age_ms() > self._policy.lifetime_ms:
+            return {
+                recipient.address: Reply(Step.COMPOSE, 0, recipient.reply or "it was never tried")
+                for recipient in claim.job.recipients
+                if recipient.status in UNSETTLED
+            }
+        recipients = _open_recipients(claim)
         try:
             content = self._composer.compose(claim.job, claim.created_ms)
         except TemplateUnusableError as error:
             log.error("template_unusable", job_id=claim.job.id, error=str(error))
-            return dict.fromkeys(open_recipients, Reply(Step.COMPOSE, 0, str(error)))
+            return dict.fromkeys(recipients, Reply(Step.COMPOSE, 0, str(error)))
 
         async def mark() -> None:
             held = await self._ledger.mark(claim.job.id, claim.fence, lease_ms=self._policy.lease_ms)
@@ -216,13 +267,12 @@ class Delivery:
             flight.marked = True
             reached(Failpoint.AFTER_MARK)
 
-        return await self._courier.send(Mail(self._sender, open_recipients, content), mark)
+        return await self._courier.send(Mail(self._sender, recipients, content), mark)
 
-    async def _give_back(self, flight: Flight) -> None:
+    async def _give_back(self, claim: Claim) -> None:
         """The job is due at once, for whoever takes it."""
         event = {"event": "given_back", "consumer": self._policy.consumer}
-        completion = Completion(Status.QUEUED, None, 0, event)
-        await self._complete(flight.claim.job.id, flight.claim.fence, completion)
+        await self._complete(claim.job.id, claim.fence, Completion(Status.QUEUED, None, 0, event))
 
     async def _put_off(self, unreadable: Unreadable) -> None:
         """Perhaps a newer consumer can read it: try later, as long as the job may live."""
@@ -269,3 +319,8 @@ class Delivery:
         record = log.info if completion.status is Status.SENT else log.warning
         fields = {name: value for name, value in completion.event.items() if name != "event"}
         record(f"job_{completion.event['event']}", job_id=claim.job.id, **fields)
+
+
+def _open_recipients(claim: Claim) -> list[str]:
+    """The addresses that a relay has not decided on yet."""
+    return [recipient.address for recipient in claim.job.recipients if recipient.status in UNSETTLED]

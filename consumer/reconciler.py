@@ -7,6 +7,7 @@ backlog, and multiplies no doorbells.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,8 +22,9 @@ from mailjob.settings import AmbiguousPolicy
 
 MOST_AT_ONCE: Final = 200
 
-RENEWAL_SECONDS: Final = 2.0
-"""After the ledger was away, living consumers renew their leases within this time; wait for them."""
+RENEWAL_SECONDS: Final = 7.0
+"""How long the living consumers may need to renew their leases after the ledger was away: a renewal may
+be in its longest wait for a reply (5 s), and is tried again after a second."""
 
 log = structlog.get_logger()
 
@@ -38,8 +40,15 @@ class Pace:
 
 
 class Reconciler:
-    def __init__(self, ledger: Ledger, inbox: Inbox, pace: Pace) -> None:
+    """``renew`` shows the ledger that this consumer lives. It comes before each sweep: a consumer that
+    was stopped for a while must not take its own jobs for those of a dead one.
+    """
+
+    def __init__(
+        self, ledger: Ledger, inbox: Inbox, pace: Pace, renew: Callable[[], Awaitable[None]]
+    ) -> None:
         self._ledger = ledger
+        self._renew = renew
         self._inbox = inbox
         self._pace = pace
 
@@ -58,6 +67,7 @@ class Reconciler:
     async def _sweep(self) -> float:
         """Take due jobs and hand them over. Gives the seconds until the next sweep."""
         await self._inbox.given_taken()
+        await self._renew()
         swept = await self._ledger.reconcile(
             limit=MOST_AT_ONCE,
             grace_ms=int(self._pace.grace * 1000),
@@ -90,7 +100,7 @@ class Reconciler:
         while True:
             await asyncio.sleep(min(0.5, self._pace.interval))
             try:
-                await self._ledger.census()
+                await self._ledger.probe()
             except LedgerUnavailableError:
                 continue
             return

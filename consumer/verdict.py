@@ -74,7 +74,7 @@ def judge(reply: Reply) -> Verdict:
         return Verdict.UNCERTAIN
     if reply.step is Step.CONTENT and 200 <= reply.code < 300:  # noqa: PLR2004 - the 2yz class
         return Verdict.SENT
-    if reply.code in RELAY_TROUBLE:
+    if blames_relay(reply):
         return Verdict.RETRY
     if reply.step is Step.RCPT and reply.code == TOO_MANY_RECIPIENTS:
         return Verdict.RETRY

@@ -1,7 +1,7 @@
 """Named points at which a program can be made to die, as a power cut would: for tests alone.
 
-``FAILPOINT=name`` kills the process with SIGKILL when it comes to that point, ``FAILPOINT=name:3`` when it
-does so for the third time. Unset, a point costs one comparison.
+``FAILPOINT=name`` kills the process with SIGKILL when it comes to that point, ``FAILPOINT=name:3``
+when it does so for the third time. Unset, a point costs one comparison.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = {
     Status.DEFERRED: frozenset({Status.QUEUED, Status.CANCELLED}),
     Status.SENT: frozenset(),
     Status.FAILED: frozenset(),
-    Status.UNCERTAIN: frozenset(),
+    Status.UNCERTAIN: frozenset({Status.SENT, Status.FAILED, Status.DEFERRED, Status.QUEUED}),
     Status.CANCELLED: frozenset(),
     Status.SUPPRESSED: frozenset(),
 }

@@ -150,6 +150,11 @@ OLDEST_DUE_AGE_SECONDS: Final = Gauge(
 LEDGER_UP: Final = Gauge(
     "async_email_ledger_up", "1 when the ledger answered last time, else 0.", registry=REGISTRY
 )
+LEDGER_DURABLE: Final = Gauge(
+    "async_email_ledger_durable",
+    "1 when the ledger's server syncs every write and evicts nothing, else 0.",
+    registry=REGISTRY,
+)
 QUEUE_DEPTH: Final = Gauge(
     "async_email_queue_depth", "Doorbells waiting in the broker's queue.", registry=REGISTRY
 )

@@ -9,6 +9,7 @@ import structlog
 from quart import Quart
 from werkzeug.exceptions import HTTPException
 
+from mailjob.durability import watch_durability
 from mailjob.errors import IdempotencyConflictError, LedgerUnavailableError
 from mailjob.ledger import Ledger
 from mailjob.settings import ApiAuth, ServiceSettings
@@ -53,13 +54,18 @@ def make_app(settings: ServiceSettings) -> Quart:
     app.register_error_handler(HTTPException, routes.answer_http_exception)
     app.register_error_handler(Exception, routes.answer_unexpected)
 
+    watching: list[asyncio.Task[None]] = []
+
     @app.before_serving
     async def start() -> None:
         publisher.start()
-        log.info("service_started", bind=str(settings.api_bind), auth=settings.api_auth)
+        watching.append(asyncio.create_task(watch_durability(ledger)))
+        log.info("service_starting", bind=str(settings.api_bind), auth=settings.api_auth)
 
     @app.after_serving
     async def stop() -> None:
+        for task in watching:
+            task.cancel()
         await asyncio.to_thread(publisher.stop, STOP_SECONDS)
         await ledger.close()
         log.info("service_stopped")

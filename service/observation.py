@@ -50,6 +50,9 @@ class Observation:
         self._app = app.asgi_app
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "websocket":  # there are none here
+            await send({"type": "websocket.close", "code": 1000, "reason": None})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -51,11 +51,11 @@ class Problem(Exception):  # noqa: N818 - the name the RFC gives it
         return msgspec.json.encode(document) + b"\n"
 
 
-def ledger_unavailable() -> Problem:
+def ledger_unavailable(*, reading: bool) -> Problem:
+    again = "" if reading else " with the same Idempotency-Key if the job must not be made twice"
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "ledger-unavailable",
-        "The ledger cannot be used at the moment. Nothing was confirmed; try again, with the same "
-        "Idempotency-Key if the job must not be made twice.",
+        f"The ledger cannot be used at the moment; try again{again}.",
         headers=[("Retry-After", "1")],
     )

@@ -25,7 +25,7 @@ thread leaves the interpreter to the event loop."""
 
 _DECLARE_SECONDS = 5.0
 _FIRST_BACKOFF = 0.1
-_LONGEST_BACKOFF = 5.0
+_LONGEST_BACKOFF = 3.0
 
 log = structlog.get_logger()
 
@@ -69,6 +69,8 @@ class Publisher:
                 with topology.connect(self._broker_url) as connection:
                     self._serve(connection, unsent)
             except Exception as error:  # noqa: BLE001 - whatever broke, the doorbells must go on
+                if self.up:
+                    backoff = _FIRST_BACKOFF
                 self._note_down(error)
             else:
                 return
@@ -128,7 +130,7 @@ class Publisher:
     def _note_down(self, error: Exception) -> None:
         if not self._down_reported:
             log.warning(
-                "broker_lost", error=str(error), hint="jobs are accepted; the reconciler finds them"
+                "broker_lost", error=str(error), hint="doorbells wait; the reconciler finds their jobs"
             )
         self._down_reported = True
         self.up = False

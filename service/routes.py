@@ -110,6 +110,7 @@ def make_routes(parts: Parts) -> Blueprint:
         status = HTTPStatus.OK
         try:
             await parts.ledger.probe()
+            checks["durability"] = await _durability(parts.ledger)
         except LedgerUnavailableError as error:
             checks["ledger"] = str(error)
             status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -117,6 +118,12 @@ def make_routes(parts: Parts) -> Blueprint:
         return _json({"status": ready, "checks": checks}, status)
 
     return routes
+
+
+async def _durability(ledger: Ledger) -> str:
+    problems = await ledger.durability()
+    meters.LEDGER_DURABLE.set(not problems)
+    return "; ".join([*problems, "accepted jobs can be lost"]) if problems else "ok"
 
 
 async def _body() -> bytes:
@@ -156,7 +163,7 @@ async def answer_problem(problem: Problem) -> Response:
 async def answer_ledger_unavailable(error: LedgerUnavailableError) -> Response:
     log.warning("ledger_unavailable", error=str(error))
     meters.LEDGER_UP.set(0)
-    return await answer_problem(ledger_unavailable())
+    return await answer_problem(ledger_unavailable(reading=request.method == "GET"))
 
 
 async def answer_conflict(error: IdempotencyConflictError) -> Response:

@@ -29,6 +29,9 @@ IDEMPOTENCY_KEY_CHARACTERS: Final = 256
 
 # Python's `email` before 3.11.10 lets an encoded word with a line end become a header line.
 _ENCODED_WORD: Final = re.compile(r"=\?[^?\s]*\?[bBqQ]\?")
+# Overrides and isolates (UAX 9): they would reorder what follows the name.
+_TEXT_DIRECTION: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
 _PLAIN_ADDRESS: Final = re.compile(
     r"(?P<local>[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)"
     r"@(?P<domain>(?:[A-Za-z0-9](?:-?[A-Za-z0-9])*\.)+[A-Za-z]{2,63})"
@@ -75,6 +78,8 @@ def parse_idempotency_key(key: str) -> str:
 
 
 def _document(body: bytes) -> Mapping[str, Any]:
+    if not body:
+        raise _not_json("it is empty")
     try:
         document = msgspec.json.decode(body)
     except RecursionError:
@@ -106,6 +111,8 @@ def _name(document: Mapping[str, Any], faults: list[Fault]) -> str:
         problem = f"must have 1 to {NAME_CHARACTERS} characters; this one has {len(value)}"
     elif any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
         problem = "must not contain control characters or line breaks"
+    elif _TEXT_DIRECTION.search(value):
+        problem = "must not contain characters that turn the direction of text"
     elif _ENCODED_WORD.search(value):
         problem = "must not contain a MIME encoded word (=?charset?q?...)"
     elif not value.strip():
@@ -140,7 +147,9 @@ def check_address(text: str) -> str:
     if len(text) > ADDRESS_CHARACTERS:
         raise ValueError(f"must have at most {ADDRESS_CHARACTERS} characters; this one has {len(text)}")
     if parseaddr(text) != ("", text):
-        raise ValueError("must be one plain address like ada@example.org, without a display name")
+        raise ValueError(
+            "must be one plain address like ada@example.org, without spaces or a display name"
+        )
     try:
         parsed = email_validator.validate_email(
             text, check_deliverability=False, globally_deliverable=False, strict=True

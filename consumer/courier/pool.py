@@ -20,16 +20,29 @@ from mailjob.errors import RelayError
 IDLE_SECONDS: Final = 30.0
 """Shorter than the idle limits of common relays, so that it is mostly we who close."""
 
+LIMIT_SECONDS: Final = 30.0
+"""How long to do with fewer sessions before one more is tried."""
+
 log = structlog.get_logger()
 
 
 class Courier:
-    """At most ``connections`` sessions at once. Belongs to one event loop."""
+    """At most ``connections`` sessions at once. Belongs to one event loop.
+
+    A relay may allow fewer than that, or fewer for now: when it refuses one more while others work, mail
+    waits for those, and one more is tried only after a while.
+    """
 
     def __init__(self, relay: Relay, connections: int) -> None:
         self._relay = relay
-        self._places = asyncio.Semaphore(connections)
+        self._connections = connections
+        self._limit = connections
         self._idle: deque[Session] = deque()
+        self._raising: asyncio.TimerHandle | None = None
+        self._working = 0
+        """Open sessions, idle ones included."""
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._failures = 0
         self._paused_until = 0.0
         self._local_hostname = ""
@@ -46,29 +59,10 @@ class Courier:
 
     async def send(self, mail: Mail, mark: Mark) -> dict[str, Reply]:
         """The decisive reply for each recipient. What ``mark`` raises is raised again."""
-        async with self._places:
-            try:
-                session = self._warm() or await self._open()
-            except RelayError as error:
-                self._note_trouble(Reply(Step.CONNECT, error.code, str(error)))
-                return dict.fromkeys(mail.recipients, Reply(Step.CONNECT, error.code, str(error)))
-            warm = session.used
-            replies = await self._send(session, mail, mark)
-            if warm and _was_closed(replies):  # while it was idle: no fault of this mail or the relay
-                return await self._send_fresh(mail, mark)
-        self._note(replies)
-        return replies
-
-    async def _send_fresh(self, mail: Mail, mark: Mark) -> dict[str, Reply]:
-        try:
-            session = await self._open()
-        except RelayError as error:
-            reply = Reply(Step.CONNECT, error.code, str(error))
-            self._note_trouble(reply)
-            return dict.fromkeys(mail.recipients, reply)
-        replies = await self._send(session, mail, mark)
-        self._note(replies)
-        return replies
+        replies = await self._try(mail, mark, fresh=False)
+        if replies is None:  # the session was closed while it was idle: nobody's fault
+            replies = await self._try(mail, mark, fresh=True)
+        return replies or {}
 
     async def tidy(self) -> None:
         """Close sessions that were idle for long; runs until cancelled."""
@@ -78,25 +72,101 @@ class Courier:
                 not self._idle[0].usable or time.monotonic() - self._idle[0].idle_since > IDLE_SECONDS
             ):
                 session = self._idle.popleft()
-                meters.RELAY_CONNECTIONS.dec()
+                self._count_closed()
                 await session.quit()
 
     async def close(self) -> None:
         sessions, self._idle = list(self._idle), deque()
         await asyncio.gather(*(session.quit() for session in sessions))
-        meters.RELAY_CONNECTIONS.dec(len(sessions))
+        for _ in sessions:
+            self._count_closed()
 
-    async def _send(self, session: Session, mail: Mail, mark: Mark) -> dict[str, Reply]:
+    async def _try(self, mail: Mail, mark: Mark, *, fresh: bool) -> dict[str, Reply] | None:
+        """None when a warm session turned out to be closed before anything was said on it."""
+        try:
+            session = await self._take(fresh=fresh)
+        except RelayError as error:
+            reply = Reply(Step.CONNECT, error.code, str(error))
+            self._note_trouble(reply)
+            return dict.fromkeys(mail.recipients, reply)
+        warm = session.used
         started = time.perf_counter()
         try:
-            return await session.send(mail, mark)
+            replies = await session.send(mail, mark)
         finally:
             meters.SEND_SECONDS.observe(time.perf_counter() - started)
-            if session.usable:
-                self._idle.append(session)
-            else:
-                session.close()
-                meters.RELAY_CONNECTIONS.dec()
+            self._give_back(session)
+        if warm and _was_closed(replies):
+            return None
+        self._note(replies)
+        return replies
+
+    async def _take(self, *, fresh: bool) -> Session:
+        """A warm session, or a new one, or the first that becomes free. Raises RelayError."""
+        while True:
+            if fresh:
+                self._drop_idle()
+            if (session := self._warm()) is not None:
+                return session
+            if self._working + self._opening < self._limit:
+                try:
+                    return await self._open()
+                except RelayError as error:
+                    if not self._working:
+                        raise
+                    self._lower_limit(error)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._wake()  # it was our turn: let the next one have it
+                raise
+
+    def _give_back(self, session: Session) -> None:
+        if session.usable:
+            self._idle.append(session)
+        else:
+            session.close()
+            self._count_closed()
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _lower_limit(self, error: RelayError) -> None:
+        """The relay refused one session more than it has: do with these for a while."""
+        log.warning("relay_allows_fewer_sessions", sessions=self._working, error=str(error))
+        self._limit = self._working
+        if self._raising is not None:
+            self._raising.cancel()
+        self._raising = asyncio.get_running_loop().call_later(LIMIT_SECONDS, self._raise_limit)
+
+    def _raise_limit(self) -> None:
+        more = min(self._limit, self._connections - self._limit)
+        self._limit += more
+        self._raising = None
+        if self._limit < self._connections:
+            self._raising = asyncio.get_running_loop().call_later(LIMIT_SECONDS, self._raise_limit)
+        for _ in range(more):
+            self._wake()
+
+    def _count_closed(self) -> None:
+        self._working -= 1
+        meters.RELAY_CONNECTIONS.set(self._working)
+        if not self._working:
+            self._limit = self._connections
+
+    def _drop_idle(self) -> None:
+        """What one session met (a restart of the relay) the other idle ones may have met as well."""
+        while self._idle:
+            self._idle.popleft().close()
+            self._count_closed()
 
     def _warm(self) -> Session | None:
         """The session used last, so that the others can grow cold."""
@@ -105,16 +175,25 @@ class Courier:
             if session.usable:
                 return session
             session.close()
-            meters.RELAY_CONNECTIONS.dec()
+            self._count_closed()
         return None
 
     async def _open(self) -> Session:
         if self._paused_until > time.monotonic():
+            self._wake()
             raise RelayError(f"relay {self._relay.host}:{self._relay.port} is in trouble; waiting")
-        if not self._local_hostname:
-            self._local_hostname = await asyncio.to_thread(socket.getfqdn)
-        session = await open_session(self._relay, self._local_hostname)
-        meters.RELAY_CONNECTIONS.inc()
+        self._opening += 1
+        try:
+            if not self._local_hostname:
+                self._local_hostname = await asyncio.to_thread(socket.getfqdn)
+            session = await open_session(self._relay, self._local_hostname)
+        except BaseException:
+            self._wake()
+            raise
+        finally:
+            self._opening -= 1
+        self._working += 1
+        meters.RELAY_CONNECTIONS.set(self._working)
         return session
 
     def _note(self, replies: dict[str, Reply]) -> None:

@@ -160,7 +160,7 @@ class Session:
 
     async def _command(self, step: Step, line: bytes) -> Reply:
         response = await self._smtp.execute_command(line, timeout=COMMAND_SECONDS)
-        return Reply(step, response.code, response.message)
+        return Reply(step, response.code, _words(response.message))
 
     async def _send_content(self, content: bytes) -> Reply:
         protocol = self._smtp.protocol
@@ -175,7 +175,7 @@ class Session:
         if is_armed(Failpoint.AFTER_DOT):
             await self._die_when_written(Failpoint.AFTER_DOT)
         response = await protocol.read_response(timeout=CONTENT_SECONDS)
-        return Reply(Step.CONTENT, response.code, response.message)
+        return Reply(Step.CONTENT, response.code, _words(response.message))
 
     async def _die_when_written(self, point: Failpoint) -> None:
         transport = cast(asyncio.WriteTransport, self._smtp.transport)
@@ -218,7 +218,9 @@ async def open_session(relay: Relay, local_hostname: str) -> Session:
         smtp.close()
         code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else 0
         words = error.message if isinstance(error, aiosmtplib.SMTPException) else str(error)
-        raise RelayError(f"relay {relay.host}:{relay.port}: {words}", code) from error
+        if f"{relay.host} on port" not in words:
+            words = f"relay {relay.host}:{relay.port}: {words}"
+        raise RelayError(_words(words), code) from error
     except BaseException:
         smtp.close()
         raise
@@ -258,9 +260,14 @@ def stuff(content: bytes) -> bytes:
     return _LEADING_DOT.sub(b"..", normal)
 
 
+def _words(text: str) -> str:
+    """A relay's text, which may be in any encoding, as text that can be stored."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _lost(step: Step, error: Exception) -> Reply:
     code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else 0
-    words = str(error) or type(error).__name__
+    words = _words(str(error)) or type(error).__name__
     if code <= 0:
         return Reply(step, 0, f"connection lost at {step}: {words}")
     return Reply(step, code, words)

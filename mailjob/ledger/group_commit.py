@@ -8,6 +8,7 @@ none is, a call leaves at once: nothing waits for a batch to fill.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ Command = Sequence[Argument]
 
 MOST_IN_ONE_PIPELINE = 500
 MOST_WAITING = 20_000
+IDLE_SECONDS = 0.1
+"""A connection that was not used for longer is looked at before it is written to."""
 
 
 class GroupCommit:
@@ -47,6 +50,7 @@ class GroupCommit:
         self._scripts = scripts
         self._reply_seconds = reply_seconds
         self._connection: AbstractConnection | None = None
+        self._used = 0.0
         self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         self._under_way: list[asyncio.Future[Any]] = []
         self._sender: asyncio.Task[None] | None = None
@@ -81,12 +85,12 @@ class GroupCommit:
             try:
                 async with asyncio.timeout(self._reply_seconds):
                     await self._exchange(batch)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever broke (uvloop raises RuntimeError), all are told
                 await self._disconnect()
                 self._fail(batch, error)
 
     async def _exchange(self, batch: list[tuple[Command, asyncio.Future[Any]]]) -> None:
-        connection = self._connection or await self._connect()
+        connection = await self._usable_connection()
         replies = await _round_trip(connection, [command for command, _ in batch])
         unloaded = [call for call, reply in zip(batch, replies, strict=True) if _no_script(reply)]
         if unloaded:  # the server lost its scripts (SCRIPT FLUSH); these calls did not run
@@ -97,6 +101,20 @@ class GroupCommit:
         for (_, future), reply in zip(batch, replies, strict=True):
             if not _no_script(reply):
                 _settle(future, reply)
+
+    async def _usable_connection(self) -> AbstractConnection:
+        """The connection, made anew where the server closed it while nothing was asked."""
+        connection = self._connection
+        idle = time.monotonic() - self._used > IDLE_SECONDS
+        # Nothing was asked: whatever can be read is the end of the connection.
+        if (
+            connection is not None
+            and idle
+            and (not connection.is_connected or await connection.can_read_destructive())
+        ):
+            await self._disconnect()
+        self._used = time.monotonic()
+        return self._connection or await self._connect()
 
     async def _connect(self) -> AbstractConnection:
         make: Callable[..., AbstractConnection] = self._pool.connection_class

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ class Ledger:
     """
 
     def __init__(self, url: str, *, reply_seconds: float) -> None:
+        self._reply_ms = int(reply_seconds * 1000)
+        self._server_ahead_ms: int | None = None
         self._commit = GroupCommit(url, load_scripts(), reply_seconds=reply_seconds)
         self.keyring = Keyring(self._commit)
 
@@ -119,10 +122,17 @@ class Ledger:
         return [job_id.decode() for job_id in await self._commit.run("renew", keys, arguments)]
 
     async def reconcile(self, *, limit: int, grace_ms: int, policy: str, retention_ms: int) -> Swept:
-        """Take up to ``limit`` due jobs that nobody works on."""
-        ready, expired, ambiguous, unknown, next_due = await self._commit.run(
-            "reconcile", (_DUE, _COUNTS), (_JOB, limit, grace_ms, policy, retention_ms)
+        """Take up to ``limit`` due jobs that nobody works on.
+
+        A call that reaches the server only after its caller gave up takes nothing.
+        """
+        ahead = self._server_ahead_ms
+        not_after = "" if ahead is None else _monotonic_ms() + ahead + self._reply_ms
+        reply = await self._commit.run(
+            "reconcile", (_DUE, _COUNTS), (_JOB, limit, grace_ms, policy, retention_ms, not_after)
         )
+        now, ready, expired, ambiguous, unknown, next_due = reply
+        self._server_ahead_ms = int(now) - _monotonic_ms()
         return Swept(
             ready=_texts(ready),
             expired=_texts(expired),
@@ -151,12 +161,43 @@ class Ledger:
         fields, overdue = await self._commit.run("census", (_DUE, _COUNTS), ())
         counts = dict.fromkeys(Status, 0)
         for name, number in zip(fields[::2], fields[1::2], strict=True):
-            counts[Status(name.decode())] = int(number)
+            if name.decode() in counts:  # a newer version may know more statuses
+                counts[Status(name.decode())] = int(number)
         return Census(counts=counts, oldest_due_age_ms=int(overdue))
+
+    async def durability(self) -> list[str]:
+        """What keeps this server from holding what it was given, as sentences; none is well.
+
+        A server that does not let us look is taken at its word.
+        """
+        problems = []
+        wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+        try:
+            reply = await self._commit.call(("CONFIG", "GET", "*append*"))
+            found = _pairs(reply) | _pairs(
+                await self._commit.call(("CONFIG", "GET", "maxmemory-policy"))
+            )
+        except LedgerUnavailableError as error:
+            if "NOPERM" in str(error) or "permission" in str(error):
+                return []
+            raise
+        for name, value in wanted.items():
+            if found.get(name, value) != value:
+                problems.append(f"{name} is {found[name]}, not {value}")
+        return problems
 
     async def probe(self) -> None:
         """Prove that the ledger can be read and written."""
-        await self._commit.run("probe", (_PROBE,), ())
+        now = await self._commit.run("probe", (_PROBE,), ())
+        self._server_ahead_ms = int(now) - _monotonic_ms()
+
+
+def _pairs(reply: list[bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 async def _all(calls: Sequence[asyncio.Future[Any]]) -> list[Any]:

@@ -100,7 +100,7 @@ def test_a_unix_socket_is_found_by_the_settings(system: System) -> None:
     system.settings["API_BIND"] = f"unix:{system.folder / 'api.sock'}"
     program = Program("service", system.folder, system.settings)
     system.programs.append(program)
-    wait_until(lambda: program.log_file.exists() and program.logged("service_started"))
+    wait_until(lambda: program.log_file.exists() and program.logged("service_starting"))
     wait_until(
         lambda: console("send", "--name", "A", "--email", "a@b.org", system=system).returncode == 0
     )
@@ -121,7 +121,7 @@ def test_the_demo_once() -> None:
     assert "curl" not in shown.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_demo_runs_until_it_is_stopped_and_leaves_nothing(number: int, tmp_path: Path) -> None:
     output = tmp_path / "output"
     with output.open("wb") as stream:

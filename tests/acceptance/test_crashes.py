@@ -178,7 +178,92 @@ def test_without_its_broker_the_system_is_only_slower(system: System) -> None:
     system.wait_for(system.accept(), "sent")
 
 
+def test_a_relay_that_speaks_latin_1_gets_one_mail(system: System) -> None:
+    system.relay.answers = {"CONTENT": ["250 accept\udce9"]}
+    system.start("service")
+    system.start("consumer")
+    job = system.wait_for(system.accept(), "sent")
+    assert job["recipients"][0]["reply"].startswith("250 accept")
+    assert len(system.relay.taken) == 1
+
+
+def test_a_consumer_that_slept_past_its_lease_sends_once_and_goes_on(system: System) -> None:
+    """Its own reconciler must not take its jobs for those of a dead consumer."""
+    system.start("service")
+    system.relay.answers = {"CONTENT": [HANG]}
+    consumer = system.start("consumer", CONSUMER_CONCURRENCY="2")
+    bind = consumer.settings["CONSUMER_METRICS_BIND"]
+    job_id = system.accept()
+    wait_until(lambda: heard(system.relay, "DATA"))
+    consumer.process.send_signal(signal.SIGSTOP)
+    slept = time.monotonic() + 3.0  # longer than the lease of 2 s
+    wait_until(lambda: time.monotonic() > slept)
+    consumer.process.send_signal(signal.SIGCONT)
+    system.relay.answers = {}
+    system.relay.let_go()
+    system.wait_for(job_id, "sent")
+    for later in [system.accept() for _ in range(10)]:
+        system.wait_for(later, "sent")
+    assert len(system.relay.taken) == 11
+    wait_until(lambda: metrics(bind)["async_email_mails_in_flight"] == 0)
+
+
+def test_a_read_only_ledger_doubles_nothing(system: System, store: redis.Redis) -> None:
+    """Leases run out while nobody can renew them; the living get time to do so afterwards."""
+    system.start("service")
+    system.relay.answers = {"CONTENT": [HANG]}
+    consumers = [system.start("consumer"), system.start("consumer")]
+    ids = [system.accept() for _ in range(5)]
+    wait_until(lambda: system.relay.commands.count("DATA") == 5)
+    store.replicaof("127.0.0.1", "1")
+    wait_until(lambda: all(consumer.logged("leases_not_renewed") for consumer in consumers))
+    over = time.monotonic() + 3.0
+    wait_until(lambda: time.monotonic() > over)
+    store.replicaof("NO", "ONE")
+    settled = time.monotonic() + 2.0
+    wait_until(lambda: time.monotonic() > settled)
+    system.relay.answers = {}
+    system.relay.let_go()
+    for job_id in ids:
+        system.wait_for(job_id, "sent")
+    assert len(system.relay.taken) == 5
+
+
 class TestStopping:
+    def test_it_ends_in_time_without_the_ledger(self, system: System, server: LedgerServer) -> None:
+        system.start("service")
+        system.relay.answers = {"RCPT": [HANG]}
+        consumer = system.start("consumer", DRAIN_SECONDS="2")
+        job_id = system.accept()
+        wait_until(lambda: heard(system.relay, "RCPT"))
+        server.kill()
+        started = time.monotonic()
+        assert consumer.stop() == 0
+        assert time.monotonic() - started < 15
+        server.start()
+        system.relay.answers = {}
+        system.start("consumer")
+        system.wait_for(job_id, "sent")
+
+    def test_it_gives_back_at_once_while_it_waits_for_the_rest(self, system: System) -> None:
+        system.settings |= {"LEASE_SECONDS": "60", "RECONCILE_SECONDS": "60"}
+        system.start("service")
+        system.relay.answers = {"CONTENT": [HANG, "250 taken"]}
+        consumer = system.start("consumer", SMTP_CONNECTIONS="1")
+        handed_over = system.accept()
+        wait_until(lambda: heard(system.relay, "DATA"))
+        waiting = system.accept()
+        wait_until(lambda: system.job(waiting)["status"] == "sending")
+        other = system.start("consumer")
+        consumer.process.terminate()
+        system.wait_for(waiting, "sent", seconds=10)
+        assert system.job(handed_over)["status"] == "sending"
+        assert consumer.process.poll() is None
+        system.relay.let_go()
+        assert consumer.process.wait(20) == 0
+        assert system.job(handed_over)["status"] == "sent"
+        assert other.process.poll() is None
+
     def test_a_stopping_consumer_waits_for_what_it_handed_over(self, system: System) -> None:
         system.start("service")
         system.relay.answers = {"CONTENT": [HANG, "250 taken"]}

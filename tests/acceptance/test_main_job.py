@@ -196,12 +196,24 @@ def test_a_taken_port_is_said_in_words(system: System) -> None:
     assert f"cannot listen on API_BIND={system.settings['API_BIND']}" in twin.log_file.read_text()
 
 
+def test_a_websocket_is_turned_away(system: System) -> None:
+    service = system.start("service")
+    host, _, port = system.settings["API_BIND"].partition(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        connection.sendall(
+            b"GET /start-job HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 403")
+    assert not service.logged("request_failed")
+
+
 def test_the_api_listens_on_a_unix_socket(system: System) -> None:
     socket_path = system.folder / "api.sock"
     program = Program("service", system.folder, {**system.settings, "API_BIND": f"unix:{socket_path}"})
     system.programs.append(program)
     wait_until(socket_path.exists)
-    wait_until(lambda: program.logged("service_started"))
+    wait_until(lambda: program.logged("service_starting"))
     assert json.loads(unix_get(str(socket_path), "/livez")) == {"status": "alive"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -15,23 +16,16 @@ from quart.typing import TestClientProtocol as Client
 from mailjob.job import is_job_id, new_job_id
 from mailjob.ledger import Ledger
 from mailjob.meters import REGISTRY
-from mailjob.settings import ApiAuth, Bind, LogLevel, ServiceSettings
+from mailjob.settings import ServiceSettings, Source, read_settings
 from service.app import make_app
 
 ADA = {"name": "Ada", "email": "ada@example.org"}
 JSON = {"Content-Type": "application/json"}
 
 
-def settings(server: LedgerServer, auth: ApiAuth = ApiAuth.OFF) -> ServiceSettings:
-    return ServiceSettings(
-        redis_url=server.url,
-        broker_url=server.url,
-        log_format=None,
-        log_level=LogLevel.ERROR,
-        reconcile_seconds=5,
-        api_bind=Bind("127.0.0.1", 0),
-        api_auth=auth,
-    )
+def settings(server: LedgerServer, auth: str = "off") -> ServiceSettings:
+    environ = {"REDIS_URL": server.url, "API_AUTH": auth, "LOG_LEVEL": "error"}
+    return read_settings(ServiceSettings, Source(environ, Path("/nonexistent")))
 
 
 @pytest.fixture
@@ -42,7 +36,7 @@ async def client(server: LedgerServer) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def guarded(server: LedgerServer) -> AsyncIterator[Client]:
-    async with make_app(settings(server, ApiAuth.KEYS)).test_app() as app:
+    async with make_app(settings(server, "keys")).test_app() as app:
         yield app.test_client()
 
 
@@ -250,6 +244,16 @@ async def test_without_the_ledger_the_answer_is_503_and_soon(
     assert "async_email_ledger_up 0.0" in (await metrics.get_data(as_text=True))
     await asyncio.to_thread(server.start)
     assert (await client.post("/start-job", json=ADA)).status_code == 202
+
+
+async def test_a_ledger_that_forgets_is_said_to(client: Client, store: redis.Redis) -> None:
+    assert (await (await client.get("/readyz")).get_json())["checks"]["durability"] == "ok"
+    store.config_set("appendfsync", "everysec")
+    try:
+        checks = (await (await client.get("/readyz")).get_json())["checks"]
+    finally:
+        store.config_set("appendfsync", "always")
+    assert checks["durability"] == "appendfsync is everysec, not always; accepted jobs can be lost"
 
 
 async def test_a_read_only_ledger_is_not_ready(client: Client, store: redis.Redis) -> None:

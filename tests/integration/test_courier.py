@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -193,6 +194,63 @@ async def test_a_relay_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyP
     for answers, step in (({"BANNER": [HANG]}, Step.CONNECT), ({"RCPT": [HANG]}, Step.RCPT)):
         async with Relay(answers).serve() as relay:
             assert codes(await deliver(relay)) == {ADA: (step, 0)}
+
+
+async def test_fewer_sessions_than_allowed_are_made_do_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.courier.pool.LIMIT_SECONDS", 0.05)
+    relay = Relay()
+    relay.script = replace(relay.script, most_connections=3, delay=0.001)
+    async with relay.serve():
+        courier = Courier(target(relay), 20)
+        await courier.send(mail(), Marks(relay))
+        replies = await asyncio.gather(*(courier.send(mail(), Marks(relay)) for _ in range(100)))
+        assert {reply[ADA].code for reply in replies} == {250}
+        relay.script = replace(relay.script, most_connections=None)
+        before = relay.connections
+        async with asyncio.timeout(10):
+            while len(relay.sessions) <= 3:  # the limit is raised again by and by
+                await asyncio.gather(*(courier.send(mail(), Marks(relay)) for _ in range(20)))
+        assert relay.connections > before
+        await courier.close()
+
+
+async def test_a_limit_on_mails_per_session_is_nobodys_fault() -> None:
+    relay = Relay()
+    relay.script = replace(relay.script, most_mails=3)
+    async with relay.serve():
+        courier = Courier(target(relay), 2)
+        for _ in range(20):
+            assert codes(await courier.send(mail(), Marks(relay))) == {ADA: (Step.CONTENT, 250)}
+        assert not courier.in_doubt
+        await courier.close()
+
+
+async def test_mail_that_waits_for_a_session_can_be_cancelled() -> None:
+    async with Relay({"CONTENT": [HANG]}).serve() as relay:
+        courier = Courier(target(relay), 1)
+        first = asyncio.create_task(courier.send(mail(), Marks(relay)))
+        while not relay.sessions or "DATA" not in relay.commands:
+            relay.arrived.clear()
+            await relay.arrived.wait()
+        waiting = [asyncio.create_task(courier.send(mail(), Marks(relay))) for _ in range(3)]
+        await asyncio.wait(waiting, timeout=0.05)
+        waiting[0].cancel()
+        relay.answers = {}
+        relay.let_go()
+        await first
+        for task in waiting[1:]:
+            assert codes(await task) == {ADA: (Step.CONTENT, 250)}
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[0]
+        await courier.close()
+
+
+@pytest.mark.parametrize("step", ["MAIL", "CONTENT", "BANNER"])
+async def test_replies_in_any_encoding_can_be_stored(step: str) -> None:
+    async with Relay({step: ["550 accept\udce9"]}).serve() as relay:
+        replies = await deliver(relay)
+    assert str(replies[ADA]).encode("utf-8")
+    assert "accept" in str(replies[ADA])
 
 
 def in_doubt(courier: Courier) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
+import uvloop
 from ledger_server import LedgerServer
 
 from mailjob.errors import LedgerUnavailableError
@@ -100,6 +104,50 @@ async def test_who_waits_behind_a_dead_round_trip_waits_no_second_time(tmp_path:
     assert time.monotonic() - started < 0.9
     await ledger.close()
     silent.close()
+
+
+def test_a_reset_connection_hangs_nobody_under_uvloop(server: LedgerServer) -> None:
+    """Writing on a closed transport raises RuntimeError there, not OSError."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_unix_connection(str(server.socket))
+        writers.append(writer)
+        pumps = [
+            asyncio.create_task(pump(reader, to_writer)),
+            asyncio.create_task(pump(to_reader, writer)),
+        ]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        to_writer.close()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        with suppress(OSError):
+            await to_writer.wait_closed()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def run() -> None:
+        listener = await asyncio.start_server(proxy, "127.0.0.1", 0)
+        ledger = Ledger(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}", reply_seconds=2)
+        await ledger.probe()
+        for writer in writers:
+            reset = struct.pack("ii", 1, 0)  # linger for 0 s: closing sends RST
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            writer.transport.abort()
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(lambda: None)  # the reset arrives while nobody looks
+            with suppress(LedgerUnavailableError):
+                await ledger.probe()
+            await ledger.probe()
+            await ledger.close()
+            while len(asyncio.all_tasks()) > 1:  # the proxy's
+                await asyncio.sleep(0)
+        listener.close()
+
+    writers: list[asyncio.StreamWriter] = []
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 async def test_a_full_server_accepts_nothing(ledger: Ledger, store: redis.Redis) -> None:

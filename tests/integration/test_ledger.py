@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import cast
 
 import pytest
 import redis
+from ledger_server import LedgerServer
 
 from mailjob.errors import IdempotencyConflictError, LedgerUnavailableError
 from mailjob.job import Body, Job, Recipient, new_job_id
@@ -213,6 +215,44 @@ async def test_held_jobs_keep_their_body_and_say_uncertain(ledger: Ledger, store
     assert [recipient.status for recipient in record.recipients] == ["sent", "uncertain"]
     assert store.hexists(f"mail:{{0}}:job:{job.id}", "body")
     assert store.pttl(f"mail:{{0}}:job:{job.id}") > 0
+
+
+async def test_who_held_the_claim_may_settle_what_was_held_back(
+    ledger: Ledger, store: redis.Redis
+) -> None:
+    """The reply came late, but it came: nobody else sent the job."""
+    for completion, end in ((SENT, Status.SENT), (deferred(60_000), Status.DEFERRED)):
+        claim = await claimed(ledger, await accepted(ledger))
+        await ledger.mark(claim.job.id, claim.fence, lease_ms=15_000)
+        make_due(store, claim.job.id)
+        await ledger.reconcile(limit=10, grace_ms=1, policy="hold", retention_ms=60_000)
+        assert await status(ledger, claim.job.id) is Status.UNCERTAIN
+        assert await complete(ledger, claim, completion)
+        assert await status(ledger, claim.job.id) is end
+        ttl = store.pttl(f"mail:{{0}}:job:{claim.job.id}")
+        assert (ttl > 0) == (end is Status.SENT)
+        assert (store.zscore("mail:{0}:due", claim.job.id) is None) == (end is Status.SENT)
+
+
+async def test_a_sweep_that_waited_in_a_buffer_takes_nothing(
+    ledger: Ledger, server: LedgerServer, store: redis.Redis
+) -> None:
+    """The server hung; when it wakes up, living consumers must be able to renew first."""
+    await ledger.probe()
+    claim = await claimed(ledger, await accepted(ledger))
+    make_due(store, claim.job.id)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(LedgerUnavailableError):
+        await ledger.reconcile(limit=10, grace_ms=1, policy="hold", retention_ms=1000)
+    server.process.send_signal(signal.SIGCONT)
+    assert await ledger.renew({claim.job.id: claim.fence}, lease_ms=15_000) == []
+    assert await status(ledger, claim.job.id) is Status.SENDING
+
+
+async def test_counts_of_a_newer_version_are_passed_over(ledger: Ledger, store: redis.Redis) -> None:
+    store.hset("mail:{0}:counts", "bounced", 3)
+    assert set((await ledger.census()).counts) == set(Status)
 
 
 async def test_a_due_entry_without_a_job_is_reported(ledger: Ledger, store: redis.Redis) -> None:

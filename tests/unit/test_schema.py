@@ -66,6 +66,7 @@ def test_all_faults_are_listed_with_their_pointers() -> None:
         "a\x7f",
         "a\u2028b",
         "a\x85b",
+        "a\u202eb",
         None,
         1,
         [],

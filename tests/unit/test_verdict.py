@@ -42,6 +42,7 @@ def attempt(*, age_ms: int = 0, delay_ms: int = 60_000, hold: bool = False) -> A
         (Step.DATA, 0, Verdict.RETRY),
         (Step.CONNECT, 0, Verdict.RETRY),
         (Step.CONNECT, 535, Verdict.RETRY),
+        (Step.CONNECT, 554, Verdict.RETRY),  # no session at all speaks of the relay
         (Step.COMPOSE, 0, Verdict.RETRY),
         (Step.RCPT, 999, Verdict.RETRY),
     ],

@@ -9,15 +9,19 @@ local status, target = job[1], ARGV[3]
 if not status or job[2] ~= ARGV[2] then
   return 0
 end
-if status == 'queued' and target ~= 'queued' then
+if status == target then
+  -- The same call again, whose first reply was lost.
+  return 1
+end
+if status == 'queued' then
   -- The lease ran out and the job was queued again, but nobody took it: the caller still knows best.
   move(KEYS[3], 'queued', 'sending')
-elseif status ~= 'sending' then
-  -- The same call again, whose first reply was lost.
-  return status == target and 1 or 0
+  status = 'sending'
+elseif status ~= 'sending' and status ~= 'uncertain' then
+  return 0
 end
 local now = now_ms()
-move(KEYS[3], 'sending', target)
+move(KEYS[3], status, target)
 redis.call('HSET', KEYS[1], 'status', target, 'updated', now, 'phase', '',
   'events', with_event(job[3], now, ARGV[7]))
 if ARGV[4] ~= '' then
@@ -25,6 +29,7 @@ if ARGV[4] ~= '' then
 end
 if ARGV[5] ~= '' then
   redis.call('ZADD', KEYS[2], now + ARGV[5], ARGV[1])
+  redis.call('PERSIST', KEYS[1])
   return 1
 end
 redis.call('ZREM', KEYS[2], ARGV[1])

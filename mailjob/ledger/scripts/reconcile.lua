@@ -5,11 +5,17 @@
 --             after it, the policy decides.
 -- Each handed-out job stays queued, and is due again after the grace should the caller die as well.
 -- KEYS  due, counts
--- ARGV  prefix of the job keys, limit, grace_ms, policy (resend | hold), retention_ms
--- Returns {ids to claim, ids whose lease ran out, ids with an ambiguous attempt, ids unknown,
---          ms until the next job is due (-1: none)}
+-- ARGV  prefix of the job keys, limit, grace_ms, policy (resend | hold), retention_ms,
+--       not_after: server time in ms after which the caller no longer waits ('' where unknown)
+-- Returns {server time, ids to claim, ids whose lease ran out, ids with an ambiguous attempt,
+--          ids unknown, ms until the next job is due (-1: none)}
 
 local now = now_ms()
+if ARGV[6] ~= '' and now > tonumber(ARGV[6]) then
+  -- The server was away, and this call waited in a buffer. Living consumers could not renew their
+  -- leases meanwhile: let them.
+  return {now, {}, {}, {}, {}, 0}
+end
 local ready, expired, ambiguous, unknown = {}, {}, {}, {}
 
 local function hold(key, id, job)
@@ -68,4 +74,4 @@ local until_next = -1
 if first[2] then
   until_next = math.max(0, first[2] - now)
 end
-return {ready, expired, ambiguous, unknown, until_next}
+return {now, ready, expired, ambiguous, unknown, until_next}
