@@ -113,13 +113,16 @@ class Daemon:
         return ended == {waiter}
 
     async def _drain(self, intake_work: set[asyncio.Task[Any]]) -> None:
+        """Stop popping, give back, ring for that, then wait for what was handed over."""
         deadline = time.monotonic() + self._settings.drain_seconds
         self._intake.stop()
         for task in intake_work:
             task.cancel()
         await asyncio.wait(intake_work)
-        ids = await self._delivery.drain(max(0.0, deadline - time.monotonic()))
-        await asyncio.to_thread(self._intake.finish, ids, BROKER_SECONDS)
+        ids = await self._delivery.give_back(max(0.0, deadline - time.monotonic()))
+        ringing = asyncio.create_task(asyncio.to_thread(self._intake.finish, ids, BROKER_SECONDS))
+        await self._delivery.settle(max(0.0, deadline - time.monotonic()))
+        await ringing
         await self._courier.close()
         await self._ledger.close()
 

@@ -135,22 +135,32 @@ class Delivery:
                 log.warning("leases_not_renewed", error=str(error))
                 wait = min(1.0, wait)
 
-    async def drain(self, seconds: float) -> list[str]:
-        """Give back what is not past the mark, wait for the rest; ``run`` must have been cancelled.
+    async def give_back(self, seconds: float) -> list[str]:
+        """Give back all that is not past the mark; ``run`` must have been cancelled.
 
-        Takes at most ``seconds``. Gives the ids to ring for.
+        Takes at most ``seconds``: without the ledger, the reconciler of another consumer takes the
+        jobs up. Gives the ids to ring for.
         """
         unmarked = [flight for flight in self._flights.values() if not flight.marked]
-        awaited = [flight.task for flight in self._flights.values() if flight.marked and flight.task]
-        log.info("draining", given_back=len(unmarked), awaited=len(awaited))
-        returning = asyncio.create_task(self._return(unmarked))
-        await asyncio.wait({returning, *awaited}, timeout=seconds)
-        late = [task for task in (returning, *awaited) if not task.done()]
+        log.info("draining", given_back=len(unmarked), awaited=len(self._flights) - len(unmarked))
+        try:
+            async with asyncio.timeout(seconds):
+                ids = await self._return(unmarked)
+        except TimeoutError:
+            log.warning("drain_timed_out", jobs=len(unmarked), step="give_back")
+            ids = []
+        return ids + self._inbox.left()
+
+    async def settle(self, seconds: float) -> None:
+        """Wait for the replies to what is past the mark, at most ``seconds``."""
+        tasks = {flight.task for flight in self._flights.values() if flight.task is not None}
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        if late:
+            log.warning("drain_timed_out", jobs=len(late), step="settle")
         for task in late:
-            log.warning("drain_timed_out", hint="the reconciler of another consumer takes these up")
             task.cancel()
-        given_back = [] if returning in late else returning.result()
-        return given_back + self._inbox.left()
 
     async def _return(self, flights: Sequence[Flight]) -> list[str]:
         """Stop these and give their jobs back, and those of a claim that was under way."""
