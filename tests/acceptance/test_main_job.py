@@ -6,12 +6,16 @@ import email
 import email.policy
 import json
 import socket
+import ssl
 from email.message import EmailMessage
 
 import pytest
+import trustme
+from ledger_server import LedgerServer
 from programs import Program, ask, wait_until
 from relay import Relay
 from system_under_test import System, metrics
+from tls_proxy import tls_proxy
 
 
 def read_mail(relay: Relay) -> EmailMessage:
@@ -194,6 +198,28 @@ def test_a_taken_port_is_said_in_words(system: System) -> None:
     twin = Program("service", system.folder, system.settings)
     assert twin.process.wait(20) == 69
     assert f"cannot listen on API_BIND={system.settings['API_BIND']}" in twin.log_file.read_text()
+
+
+def test_a_ledger_and_broker_under_tls(
+    system: System, server: LedgerServer, server_tls: ssl.SSLContext, authority: trustme.CA
+) -> None:
+    authority_file = system.folder / "authority.pem"
+    authority.cert_pem.write_to_path(str(authority_file))
+    with tls_proxy(server.socket, server_tls) as port:
+        system.settings |= {"REDIS_URL": f"rediss://localhost:{port}", "RECONCILE_SECONDS": "60"}
+        trusting = {"SSL_CERT_FILE": str(authority_file)}
+        service = system.start("service", **trusting)
+        consumer = system.start("consumer", **trusting)
+        system.wait_for(system.accept(), "sent", seconds=10)  # by its doorbell: both ends are connected
+        for program in (service, consumer):
+            assert program.stop() == 0
+        distrusting = Program("service", system.folder, system.settings)
+        system.programs.append(distrusting)
+        wait_until(lambda: distrusting.log_file.exists() and distrusting.logged("ledger_unreachable"))
+        wait_until(lambda: distrusting.logged("broker_lost"))
+        assert "certificate verify failed" in distrusting.log_file.read_text().lower()
+        assert not distrusting.logged("broker_connected")
+        assert distrusting.stop() == 0
 
 
 def test_a_websocket_is_turned_away(system: System) -> None:
