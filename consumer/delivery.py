@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ import structlog
 from consumer.backoff import pause, retry_delay
 from consumer.compose import Composer
 from consumer.courier import Courier, Mail
+from consumer.flights import Flight, Flights
 from consumer.intake import Inbox
 from consumer.verdict import Attempt, Reply, Step, conclude
 from mailjob import meters
@@ -61,22 +61,6 @@ class Policy:
         return int(self.retention * 1000)
 
 
-class Flight:
-    """A claimed job on its way. ``marked`` turns True when its content may go out."""
-
-    __slots__ = ("claim", "lost", "marked", "started", "task")
-
-    def __init__(self, claim: Claim) -> None:
-        self.claim = claim
-        self.marked = False
-        self.lost = False
-        self.started = time.monotonic()
-        self.task: asyncio.Task[None] | None = None
-
-    def age_ms(self) -> int:
-        return self.claim.age_ms + int((time.monotonic() - self.started) * 1000)
-
-
 class Delivery:
     """Belongs to one event loop. ``sender`` is the envelope sender of every mail."""
 
@@ -96,32 +80,22 @@ class Delivery:
         self._composer = composer
         self._inbox = inbox
         self._sender = sender
-        self._flights: dict[str, Flight] = {}
-        self._in_flight = 0
-        self._landed = asyncio.Event()
+        self._flights = Flights(policy.concurrency)
         self._claiming: asyncio.Task[list[Answer]] | None = None
 
     async def run(self) -> None:
         """Claim what comes in and send it; until cancelled."""
         while True:
             await self._courier.ready()
-            while self._in_flight >= self._policy.concurrency:
-                self._landed.clear()
-                await self._landed.wait()
-            free = self._policy.concurrency - self._in_flight
-            ids = await self._inbox.take(1 if self._courier.in_doubt else min(free, MOST_CLAIMS))
+            room = await self._flights.room()
+            ids = await self._inbox.take(1 if self._courier.in_doubt else min(room, MOST_CLAIMS))
             await self._claim(list(dict.fromkeys(ids)))
 
     async def renew(self) -> None:
         """Show the ledger that this consumer lives. Raises LedgerUnavailableError."""
-        claims = {job_id: flight.claim.fence for job_id, flight in self._flights.items()}
-        lost = await self._ledger.renew(claims, lease_ms=self._policy.lease_ms)
-        for job_id in lost:
-            flight = self._flights.get(job_id)
-            if flight is not None and flight.claim.fence == claims[job_id] and not flight.lost:
-                flight.lost = True
-                meters.CLAIMS_LOST.labels(step="renew").inc()
-                log.warning("claim_lost", job_id=job_id, step="renew")
+        fences = self._flights.fences()
+        lost = await self._ledger.renew(fences, lease_ms=self._policy.lease_ms)
+        self._flights.note_lost(lost, fences)
 
     async def keep_leases(self) -> None:
         """Renew in time, and often after a failure; until cancelled."""
@@ -141,8 +115,9 @@ class Delivery:
         Takes at most ``seconds``: without the ledger, the reconciler of another consumer takes the
         jobs up. Gives the ids to ring for.
         """
-        unmarked = [flight for flight in self._flights.values() if not flight.marked]
-        log.info("draining", given_back=len(unmarked), awaited=len(self._flights) - len(unmarked))
+        flights = self._flights.now()
+        unmarked = [flight for flight in flights if not flight.marked]
+        log.info("draining", given_back=len(unmarked), awaited=len(flights) - len(unmarked))
         try:
             async with asyncio.timeout(seconds):
                 ids = await self._return(unmarked)
@@ -153,7 +128,7 @@ class Delivery:
 
     async def settle(self, seconds: float) -> None:
         """Wait for the replies to what is past the mark, at most ``seconds``."""
-        tasks = {flight.task for flight in self._flights.values() if flight.task is not None}
+        tasks = {flight.task for flight in self._flights.now() if flight.task is not None}
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=seconds)
@@ -198,12 +173,7 @@ class Delivery:
         if isinstance(answer, Claim):
             reached(Failpoint.AFTER_CLAIM)
             meters.CLAIMS.labels(result="claimed").inc()
-            meters.IN_FLIGHT.inc()
-            self._in_flight += 1
-            flight = Flight(answer)
-            self._flights[answer.job.id] = flight
-            flight.task = asyncio.create_task(self._fly(flight))
-            flight.task.add_done_callback(lambda _: self._land(flight))
+            self._flights.launch(answer, self._fly)
             return None
         if isinstance(answer, Unreadable):
             meters.CLAIMS.labels(result="unreadable").inc()
@@ -212,14 +182,6 @@ class Delivery:
         if answer.reason == "unknown":
             log.warning("unknown_job", job_id=answer.job_id)
         return None
-
-    def _land(self, flight: Flight) -> None:
-        self._in_flight -= 1
-        self._landed.set()
-        meters.IN_FLIGHT.dec()
-        # The same job may be in flight again, claimed anew after this claim was lost.
-        if self._flights.get(flight.claim.job.id) is flight:
-            del self._flights[flight.claim.job.id]
 
     async def _fly(self, flight: Flight) -> None:
         claim = flight.claim
