@@ -15,6 +15,7 @@ from console.client import Client
 from console.demo import run_demo
 from console.jobs import picture, read_job, send_job, watch_job
 from console.keys import list_keys, print_new_key, revoke_key
+from console.operator import resolve_job
 from mailjob.errors import AsyncEmailError, ConsoleError, SettingsError
 from mailjob.lifecycle import Status
 from mailjob.settings import LedgerSettings, ServiceSettings, Source, read_settings
@@ -57,6 +58,11 @@ def _run(arguments: argparse.Namespace, screen: Console) -> int:
             read = watch_job(client, arguments.id, screen) if watched else read_job(client, arguments.id)
             screen.print(picture(read))
             return EX_FAILED if watched and read["status"] != Status.SENT else 0
+        case "resolve":
+            settings = read_settings(LedgerSettings, source)
+            decision = "sent" if arguments.sent else "resend"
+            resolve_job(settings.redis_url, arguments.id, decision, settings.job_retention)
+            screen.print(f"{arguments.id} is resolved: {decision}", highlight=False)
         case "keys":
             _keys(arguments, read_settings(LedgerSettings, source).redis_url, screen)
     return 0
@@ -109,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument(
         "--watch", action="store_true", help="until it is finished; status 0 only when it was sent"
     )
+
+    resolve = commands.add_parser("resolve", help="decide what became of an uncertain job")
+    resolve.add_argument("id")
+    decision = resolve.add_mutually_exclusive_group(required=True)
+    decision.add_argument("--sent", action="store_true", help="the mail arrived")
+    decision.add_argument("--resend", action="store_true", help="it did not: send it again")
 
     keys = commands.add_parser("keys", help="make, list and revoke API keys")
     actions = keys.add_subparsers(dest="action", required=True, metavar="action")

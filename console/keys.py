@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -10,8 +9,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from console.operator import with_ledger
 from mailjob.errors import ConsoleError
-from mailjob.ledger import Keyring, Ledger, NewKey
+from mailjob.ledger import Keyring, NewKey
 
 T = TypeVar("T")
 
@@ -45,11 +45,4 @@ def revoke_key(redis_url: str, key_id: str, screen: Console) -> None:
 
 
 def _with_keyring(redis_url: str, use: Callable[[Keyring], Awaitable[T]]) -> T:
-    async def run() -> T:
-        ledger = Ledger(redis_url, reply_seconds=5.0)
-        try:
-            return await use(ledger.keyring)
-        finally:
-            await ledger.close()
-
-    return asyncio.run(run())
+    return with_ledger(redis_url, lambda ledger: use(ledger.keyring))

@@ -37,8 +37,10 @@ def render(text: str) -> str:
     """The README with its generated parts as they should be."""
     for name, part in (("statuses", status_diagram()), ("settings", settings_rows())):
         begin, end = f"<!-- {name}: made by ./run docs -->\n", f"\n<!-- end of {name} -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
+        before, begun, rest = text.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not (begun and ended):
+            raise ValueError(f"the README lacks the marks of its part {name}")
         text = before + begin + part + end + after
     return text
 

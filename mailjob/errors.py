@@ -32,6 +32,10 @@ class LedgerBusyError(LedgerUnavailableError):
     """More calls wait for the ledger than it can answer in time. What was asked did not happen."""
 
 
+class BacklogFullError(AsyncEmailError):
+    """As many jobs are unfinished as may be. What was asked did not happen."""
+
+
 class IdempotencyConflictError(AsyncEmailError):
     """An idempotency key came again with another body."""
 

@@ -49,6 +49,11 @@ REPLAYED: Final = Counter(
     "Requests answered again because of their idempotency key.",
     registry=REGISTRY,
 )
+BACKLOG_FULL: Final = Counter(
+    "async_email_backlog_full_total",
+    "Requests refused because MAX_PENDING jobs were unfinished.",
+    registry=REGISTRY,
+)
 DOORBELLS: Final = Counter(
     "async_email_doorbells_total",
     "Doorbells by what became of them; lost ones delay their jobs by seconds, no more.",

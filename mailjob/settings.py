@@ -226,6 +226,13 @@ class LedgerSettings:
         meaning="the least important lines that are logged",
     )
 
+    job_retention: float = setting(
+        "JOB_RETENTION",
+        _seconds(1),
+        "seconds, 1 or more",
+        "604800",
+        meaning="a finished job is forgotten after this time",
+    )
     failpoint: tuple[Failpoint, int] | None = setting(
         "FAILPOINT",
         _failpoint,
@@ -270,6 +277,14 @@ class ServiceSettings(_ReconcileSettings):
         "`keys`, `off` (loopback and unix sockets only)",
         "keys",
         meaning="whether requests need `Authorization: Bearer <key>`",
+    )
+
+    max_pending: int = setting(
+        "MAX_PENDING",
+        _whole(1, 10**9),
+        "1 to 1000000000",
+        "1000000",
+        meaning="most unfinished jobs; beyond that `POST /start-job` is answered 503",
     )
 
     def problems(self) -> list[str]:
@@ -347,13 +362,6 @@ class ConsumerSettings(_ReconcileSettings):
         "seconds, 1 or more",
         "172800",
         meaning="a job that could not be sent for this long fails",
-    )
-    job_retention: float = setting(
-        "JOB_RETENTION",
-        _seconds(1),
-        "seconds, 1 or more",
-        "604800",
-        meaning="a finished job is forgotten after this time",
     )
     lease_seconds: float = setting(
         "LEASE_SECONDS",

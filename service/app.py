@@ -10,7 +10,7 @@ from quart import Quart
 from werkzeug.exceptions import HTTPException
 
 from mailjob.durability import watch_durability
-from mailjob.errors import IdempotencyConflictError, LedgerUnavailableError
+from mailjob.errors import BacklogFullError, IdempotencyConflictError, LedgerUnavailableError
 from mailjob.ledger import Ledger
 from mailjob.settings import ApiAuth, ServiceSettings
 from service import routes
@@ -36,7 +36,12 @@ def make_app(settings: ServiceSettings) -> Quart:
     """Everything is built here; nothing connects before the server starts."""
     ledger = Ledger(settings.redis_url, reply_seconds=LEDGER_SECONDS)
     publisher = Publisher(settings.broker_url)
-    submission = Submission(ledger, publisher.ring, grace_seconds=settings.grace_seconds)
+    submission = Submission(
+        ledger,
+        publisher.ring,
+        grace_seconds=settings.grace_seconds,
+        most_pending=settings.max_pending,
+    )
     authenticator = Authenticator(ledger.keyring) if settings.api_auth is ApiAuth.KEYS else None
 
     app = Quart("async-email", static_folder=None)
@@ -50,6 +55,7 @@ def make_app(settings: ServiceSettings) -> Quart:
     app.before_request(routes.note_route)
     app.register_error_handler(Problem, routes.answer_problem)
     app.register_error_handler(LedgerUnavailableError, routes.answer_ledger_unavailable)
+    app.register_error_handler(BacklogFullError, routes.answer_full)
     app.register_error_handler(IdempotencyConflictError, routes.answer_conflict)
     app.register_error_handler(HTTPException, routes.answer_http_exception)
     app.register_error_handler(Exception, routes.answer_unexpected)

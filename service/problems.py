@@ -59,3 +59,12 @@ def ledger_unavailable(*, reading: bool) -> Problem:
         f"The ledger cannot be used at the moment; try again{again}.",
         headers=[("Retry-After", "1")],
     )
+
+
+def backlog_full(detail: str) -> Problem:
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "backlog-full",
+        f"The backlog is full: {detail}. Nothing was accepted; try again later.",
+        headers=[("Retry-After", "10")],
+    )

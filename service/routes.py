@@ -15,14 +15,14 @@ from quart import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
 from mailjob import meters
-from mailjob.errors import IdempotencyConflictError, LedgerUnavailableError
+from mailjob.errors import BacklogFullError, IdempotencyConflictError, LedgerUnavailableError
 from mailjob.job import Job, encode_body, encode_recipients, is_job_id, new_job_id
 from mailjob.ledger import Ledger
 from mailjob.records import Idempotency
 from service.authentication import Authenticator
 from service.observation import CURRENT
 from service.presentation import accepted, present
-from service.problems import CONTENT_TYPE, Problem, ledger_unavailable
+from service.problems import CONTENT_TYPE, Problem, backlog_full, ledger_unavailable
 from service.schema import parse_idempotency_key, parse_start_job
 from service.submission import Submission
 
@@ -164,6 +164,11 @@ async def answer_ledger_unavailable(error: LedgerUnavailableError) -> Response:
     log.warning("ledger_unavailable", error=str(error))
     meters.LEDGER_UP.set(0)
     return await answer_problem(ledger_unavailable(reading=request.method == "GET"))
+
+
+async def answer_full(error: BacklogFullError) -> Response:
+    meters.BACKLOG_FULL.inc()
+    return await answer_problem(backlog_full(str(error)))
 
 
 async def answer_conflict(error: IdempotencyConflictError) -> Response:

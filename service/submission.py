@@ -15,16 +15,27 @@ class Submission:
     """``ring`` must neither block nor fail: an accepted job is safe without it."""
 
     def __init__(
-        self, ledger: Ledger, ring: Callable[[Sequence[str]], None], *, grace_seconds: float
+        self,
+        ledger: Ledger,
+        ring: Callable[[Sequence[str]], None],
+        *,
+        grace_seconds: float,
+        most_pending: int,
     ) -> None:
         self._ledger = ledger
         self._ring = ring
         self._grace_ms = int(grace_seconds * 1000)
+        self._most_pending = most_pending
 
     async def submit(self, job: Job, idempotency: Idempotency | None) -> Accepted:
-        """Raises LedgerUnavailableError, IdempotencyConflictError."""
+        """Raises LedgerUnavailableError, IdempotencyConflictError, BacklogFullError."""
         reached(Failpoint.BEFORE_ACCEPT)
-        accepted = await self._ledger.accept(job, grace_ms=self._grace_ms, idempotency=idempotency)
+        accepted = await self._ledger.accept(
+            job,
+            grace_ms=self._grace_ms,
+            most_pending=self._most_pending,
+            idempotency=idempotency,
+        )
         if accepted.replayed:
             meters.REPLAYED.inc()
         else:

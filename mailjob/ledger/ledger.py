@@ -9,7 +9,12 @@ from typing import Any
 
 import msgspec
 
-from mailjob.errors import IdempotencyConflictError, LedgerUnavailableError, UnreadableJobError
+from mailjob.errors import (
+    BacklogFullError,
+    IdempotencyConflictError,
+    LedgerUnavailableError,
+    UnreadableJobError,
+)
 from mailjob.job import Job, decode_body, decode_recipients, encode_body, encode_recipients
 from mailjob.ledger.group_commit import GroupCommit
 from mailjob.ledger.keyring import Keyring
@@ -57,11 +62,17 @@ class Ledger:
         await self._commit.close()
 
     async def accept(
-        self, job: Job, *, grace_ms: int, idempotency: Idempotency | None = None
+        self,
+        job: Job,
+        *,
+        grace_ms: int,
+        most_pending: int = 10**9,
+        idempotency: Idempotency | None = None,
     ) -> Accepted:
         """Write a new job; durable when this returns, as far as the server is set to sync.
 
-        Raises IdempotencyConflictError when the key came before with another request.
+        Raises IdempotencyConflictError when the key came before with another request, and
+        BacklogFullError when ``most_pending`` jobs are unfinished already.
         """
         keys = [_JOB + job.id, _DUE, _COUNTS]
         arguments: list[bytes | str | int] = [
@@ -69,6 +80,7 @@ class Ledger:
             encode_body(job.body),
             encode_recipients(job.recipients),
             grace_ms,
+            most_pending,
         ]
         if idempotency is not None:
             keys.append(f"{_PREFIX}idem:{idempotency.key}")
@@ -78,6 +90,8 @@ class Ledger:
             raise IdempotencyConflictError(
                 "this Idempotency-Key was used for another request in the last 24 hours"
             )
+        if outcome == b"full":
+            raise BacklogFullError(f"{most_pending} jobs are unfinished; no more are taken for now")
         return Accepted(job_id=rest[0].decode(), replayed=outcome == b"replayed")
 
     async def claim(
@@ -110,6 +124,13 @@ class Ledger:
             _inside(completion.event),
         )
         return bool(await self._commit.run("complete", (_JOB + job_id, _DUE, _COUNTS), arguments))
+
+    async def resolve(self, job_id: str, decision: str, *, retention_ms: int) -> str:
+        """Settle an uncertain job: ``sent`` or ``resend``. Gives ``resolved``, or why it was not."""
+        reply = await self._commit.run(
+            "resolve", (_JOB + job_id, _DUE, _COUNTS), (job_id, decision, retention_ms)
+        )
+        return str(reply.decode())
 
     async def renew(self, claims: Mapping[str, int], *, lease_ms: int) -> list[str]:
         """Extend the leases of these jobs (id to fence). Gives the ids whose claim is lost."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from programs import Program, ask, wait_until
-from system_under_test import System
+from relay import CLOSE
+from system_under_test import System, metrics
 
 
 def console(
@@ -104,6 +105,35 @@ def test_a_unix_socket_is_found_by_the_settings(system: System) -> None:
     wait_until(
         lambda: console("send", "--name", "A", "--email", "a@b.org", system=system).returncode == 0
     )
+
+
+def test_an_uncertain_job_is_resolved_by_a_person(system: System) -> None:
+    system.settings["AMBIGUOUS_POLICY"] = "hold"
+    system.relay.answers = {"CONTENT": [CLOSE, CLOSE, "250 taken"]}
+    system.start("service")
+    system.start("consumer")
+    arrived, lost = system.accept(), system.accept()
+    for job_id, decision in ((arrived, "--sent"), (lost, "--resend")):
+        system.wait_for(job_id, "uncertain")
+        assert console("resolve", job_id, decision, system=system).returncode == 0
+        assert system.wait_for(job_id, "sent")
+    again = console("resolve", arrived, "--resend", system=system)
+    assert again.returncode == 1
+    assert "is sent; only an uncertain job" in again.stderr
+
+
+def test_a_full_backlog_is_503(system: System) -> None:
+    system.settings["MAX_PENDING"] = "3"
+    system.start("service")
+    for _ in range(3):
+        system.accept()
+    full = system.post()
+    assert full.status == 503
+    assert full.headers["Retry-After"] == "10"
+    assert full.json["type"] == "urn:async-email:problem:backlog-full"
+    assert metrics(system.settings["API_BIND"])["async_email_backlog_full_total"] == 1
+    system.start("consumer")
+    wait_until(lambda: system.post().status == 202)
 
 
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("keys",)])

@@ -1,7 +1,7 @@
 """A random history: load, kills, pauses, restarts and relay faults drawn from a seed, then the books.
 
 ``./run test-faults --random --seconds 60 --seed 7``. Everything is looked at from outside: the answers
-of the API, the sink's log, the ledger. A history that does not balance prints its seed and what is wrong.
+of the API, the log of the sink, the ledger. A history that does not balance prints its seed and why.
 """
 
 from __future__ import annotations

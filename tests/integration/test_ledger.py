@@ -10,7 +10,7 @@ import pytest
 import redis
 from ledger_server import LedgerServer
 
-from mailjob.errors import IdempotencyConflictError, LedgerUnavailableError
+from mailjob.errors import BacklogFullError, IdempotencyConflictError, LedgerUnavailableError
 from mailjob.job import Body, Job, Recipient, new_job_id
 from mailjob.ledger import Ledger
 from mailjob.lifecycle import RecipientStatus, Status
@@ -345,3 +345,47 @@ class TestKeyring:
         assert await ledger.keyring.revoke(new.key.id)
         assert not await ledger.keyring.revoke(new.key.id)
         assert await ledger.keyring.find(new.key.id) is None
+
+
+class TestResolve:
+    async def uncertain(self, ledger: Ledger, store: redis.Redis) -> str:
+        claim = await claimed(ledger, await accepted(ledger))
+        await ledger.mark(claim.job.id, claim.fence, lease_ms=15_000)
+        make_due(store, claim.job.id)
+        await ledger.reconcile(limit=10, grace_ms=1, policy="hold", retention_ms=60_000)
+        return claim.job.id
+
+    async def test_a_person_says_it_was_sent(self, ledger: Ledger, store: redis.Redis) -> None:
+        job_id = await self.uncertain(ledger, store)
+        assert await ledger.resolve(job_id, "sent", retention_ms=60_000) == "resolved"
+        record = await ledger.read(job_id)
+        assert record is not None
+        assert record.status is Status.SENT
+        assert record.recipients[0].status is RecipientStatus.SENT
+        assert record.events[-1].details == {"decision": "sent"}
+        assert await ledger.resolve(job_id, "resend", retention_ms=60_000) == "sent"
+
+    async def test_a_person_says_it_must_go_again(self, ledger: Ledger, store: redis.Redis) -> None:
+        job_id = await self.uncertain(ledger, store)
+        assert await ledger.resolve(job_id, "resend", retention_ms=60_000) == "resolved"
+        assert store.pttl(f"mail:{{0}}:job:{job_id}") == -1
+        again = await claimed(ledger, job_id)
+        assert again.job.recipients[0].status is RecipientStatus.DEFERRED
+        assert await complete(ledger, again, SENT)
+
+    async def test_nobody_resolves_what_is_not_uncertain(self, ledger: Ledger) -> None:
+        assert await ledger.resolve(await accepted(ledger), "sent", retention_ms=1) == "queued"
+        assert await ledger.resolve(new_job_id(), "sent", retention_ms=1) == "unknown"
+
+
+async def test_a_full_backlog_takes_no_more_but_repeats_its_answers(ledger: Ledger) -> None:
+    first = Idempotency("k" * 64, "f" * 64)
+    job_id = (await ledger.accept(new_job(), grace_ms=1, most_pending=2, idempotency=first)).job_id
+    await ledger.accept(new_job(), grace_ms=1, most_pending=2)
+    other = Idempotency("o" * 64, "f" * 64)
+    for idempotency in (None, other):
+        with pytest.raises(BacklogFullError):
+            await ledger.accept(new_job(), grace_ms=1, most_pending=2, idempotency=idempotency)
+    assert (await ledger.accept(new_job(), grace_ms=1, most_pending=2, idempotency=first)).replayed
+    assert await complete(ledger, await claimed(ledger, job_id), SENT)
+    assert not (await ledger.accept(new_job(), grace_ms=1, most_pending=2, idempotency=other)).replayed

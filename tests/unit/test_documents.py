@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mailjob.lifecycle import Status
 from mailjob.meters import REGISTRY
 from service import problems
 
@@ -16,6 +17,16 @@ README = (ROOT / "README.md").read_text()
 def test_the_generated_parts_are_up_to_date() -> None:
     render = runpy.run_path(str(ROOT / "docs/generate.py"))["render"]
     assert render(README) == README, "run ./run docs"
+
+
+@pytest.mark.parametrize("status", Status)
+def test_every_status_is_explained(status: Status) -> None:
+    assert f"`{status}`" in README
+
+
+def test_the_readme_has_all_its_parts() -> None:
+    parts = ["Try it", "How it works", "Run it", "HTTP", "Statuses", "Settings", "Templates", "More"]
+    assert re.findall(r"^## (.*)$", README, re.MULTILINE) == parts
 
 
 def test_every_problem_type_is_in_the_readme() -> None:

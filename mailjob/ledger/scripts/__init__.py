@@ -31,5 +31,16 @@ def load_scripts() -> dict[str, Script]:
     )
     shared = files(__package__).joinpath("shared.lua").read_text(encoding="utf-8")
     shared = shared.replace("local ALLOWED = '@TRANSITIONS@'", f"local ALLOWED = ' {moves} '")
-    names = ("accept", "census", "claim", "complete", "mark", "probe", "read", "reconcile", "renew")
+    names = (
+        "accept",
+        "census",
+        "claim",
+        "complete",
+        "mark",
+        "probe",
+        "read",
+        "reconcile",
+        "renew",
+        "resolve",
+    )
     return {name: _load(name, shared) for name in names}
