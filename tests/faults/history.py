@@ -122,11 +122,15 @@ class World:
         self.ledger.kill()
 
 
-def answers(program: Program) -> bool:
+def answers(program: Program, path: str = "/readyz") -> bool:
     try:
-        return ask(f"http://{program.settings['API_BIND']}/readyz", timeout=3).status == 200
+        return ask(f"http://{program.settings['API_BIND']}{path}", timeout=3).status == 200
     except (OSError, HTTPException):
         return False
+
+
+def alive(program: Program) -> bool:
+    return answers(program, "/livez")
 
 
 class Load:
@@ -218,6 +222,8 @@ class Faults:
 
     def stop_consumer(self) -> None:
         program = self._chance.choice(self._world.consumers)
+        # A program that is told to stop before it has begun ends by the signal itself.
+        wait_until(lambda: in_flight(program) >= 0, what="a consumer that has begun")
         status = program.stop(30)
         if status != 0:
             raise AssertionError(f"a consumer ended with {status} on SIGTERM")
@@ -237,6 +243,7 @@ class Faults:
 
     def stop_service(self) -> None:
         program = self._chance.choice(self._world.services)
+        wait_until(lambda: alive(program), what="a service that has begun")
         status = program.stop(40)
         if status != 0:
             raise AssertionError(f"a service ended with {status} on SIGTERM")
