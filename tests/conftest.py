@@ -52,7 +52,7 @@ def store(server: LedgerServer) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 async def ledger(server: LedgerServer) -> AsyncIterator[Ledger]:
-    ledger = Ledger(server.url, reply_seconds=2.0)
+    ledger = Ledger(server.url, reply_seconds=15.0)
     yield ledger
     await ledger.close()
 

@@ -238,14 +238,16 @@ async def test_a_sweep_that_waited_in_a_buffer_takes_nothing(
     ledger: Ledger, server: LedgerServer, store: redis.Redis
 ) -> None:
     """The server hung; when it wakes up, living consumers must be able to renew first."""
-    await ledger.probe()
     claim = await claimed(ledger, await accepted(ledger))
     make_due(store, claim.job.id)
+    impatient = Ledger(server.url, reply_seconds=1)
+    await impatient.probe()
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)
     with pytest.raises(LedgerUnavailableError):
-        await ledger.reconcile(limit=10, grace_ms=1, policy="hold", retention_ms=1000)
+        await impatient.reconcile(limit=10, grace_ms=1, policy="hold", retention_ms=1000)
     server.process.send_signal(signal.SIGCONT)
+    await impatient.close()
     assert await ledger.renew({claim.job.id: claim.fence}, lease_ms=15_000) == []
     assert await status(ledger, claim.job.id) is Status.SENDING
 

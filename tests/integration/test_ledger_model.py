@@ -32,7 +32,7 @@ class Books(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.ledger = Ledger(self.server.url, reply_seconds=5)
+        self.ledger = Ledger(self.server.url, reply_seconds=30)
         self.store = self.server.client()
         self.ids: list[str] = []
         self.claims: list[Claim] = []
