@@ -148,7 +148,8 @@ class Ledger:
         A call that reaches the server only after its caller gave up takes nothing.
         """
         ahead = self._server_ahead_ms
-        not_after = "" if ahead is None else _monotonic_ms() + ahead + self._reply_ms
+        # Some time before the caller gives up, so that the two can never overlap.
+        not_after = "" if ahead is None else _monotonic_ms() + ahead + self._reply_ms * 9 // 10
         reply = await self._commit.run(
             "reconcile", (_DUE, _COUNTS), (_JOB, limit, grace_ms, policy, retention_ms, not_after)
         )
