@@ -110,7 +110,7 @@ class GroupCommit:
         if (
             connection is not None
             and idle
-            and (not connection.is_connected or await connection.can_read_destructive())
+            and (not connection.is_connected or await connection.can_read())
         ):
             await self._disconnect()
         self._used = time.monotonic()
