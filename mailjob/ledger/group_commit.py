@@ -104,14 +104,8 @@ class GroupCommit:
 
     async def _usable_connection(self) -> AbstractConnection:
         """The connection, made anew where the server closed it while nothing was asked."""
-        connection = self._connection
         idle = time.monotonic() - self._used > IDLE_SECONDS
-        # Nothing was asked: whatever can be read is the end of the connection.
-        if (
-            connection is not None
-            and idle
-            and (not connection.is_connected or await connection.can_read())
-        ):
+        if self._connection is not None and idle and await _was_closed(self._connection):
             await self._disconnect()
         self._used = time.monotonic()
         return self._connection or await self._connect()
@@ -145,6 +139,14 @@ class GroupCommit:
                 unavailable.__cause__ = error
                 future.set_exception(unavailable)
                 future.exception()  # the caller may be gone; that is no reason for a warning
+
+
+async def _was_closed(connection: AbstractConnection) -> bool:
+    """Nothing was asked: whatever can be read is the end of the connection."""
+    try:
+        return not connection.is_connected or await connection.can_read()
+    except RedisError:
+        return True
 
 
 async def _round_trip(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:

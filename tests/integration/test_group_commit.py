@@ -17,6 +17,7 @@ from ledger_server import LedgerServer
 from mailjob.errors import LedgerUnavailableError
 from mailjob.job import Body, Job, Recipient, new_job_id
 from mailjob.ledger import Ledger
+from mailjob.ledger.group_commit import IDLE_SECONDS
 from mailjob.lifecycle import Status
 
 
@@ -70,6 +71,16 @@ async def test_a_killed_server_fails_calls_at_once_and_keeps_what_was_promised(
     server.start()
     records = [await ledger.read(job_id) for job_id in promised]
     assert all(record is not None for record in records)
+
+
+async def test_a_server_that_came_back_costs_no_call(server: LedgerServer, ledger: Ledger) -> None:
+    """The idle connection that it closed is noticed before it is written to."""
+    for _ in range(3):
+        await ledger.probe()
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await asyncio.wait([asyncio.create_task(asyncio.sleep(IDLE_SECONDS))])
+        await ledger.probe()
 
 
 async def test_a_server_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
