@@ -94,7 +94,9 @@ class Delivery:
     async def renew(self) -> None:
         """Show the ledger that this consumer lives. Raises LedgerUnavailableError."""
         fences = self._flights.fences()
-        lost = await self._ledger.renew(fences, lease_ms=self._policy.lease_ms)
+        lost = await self._ledger.renew(
+            fences, consumer=self._policy.consumer, lease_ms=self._policy.lease_ms
+        )
         self._flights.note_lost(lost, fences)
 
     async def keep_leases(self) -> None:

@@ -89,7 +89,7 @@ class Reconciler:
             meters.LEDGER_ORPHANS.inc(len(swept.unknown))
             log.error("ledger_lost_jobs", job_ids=list(swept.unknown)[:10], jobs=len(swept.unknown))
         census = await self._ledger.census()
-        meters.show_census(census.counts, census.oldest_due_age_ms)
+        meters.show_census(census)
         if len(swept.ready) == MOST_AT_ONCE:
             return 0.0
         if swept.next_due_ms is None:

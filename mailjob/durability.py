@@ -1,4 +1,4 @@
-"""Warns, once and loudly, when the ledger's server would not keep what it is given."""
+"""Warns, once and loudly, when the ledger's server would not keep what it is given, or did not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mailjob import meters
 from mailjob.errors import LedgerUnavailableError
 from mailjob.ledger import Ledger
 
-INTERVAL_SECONDS: Final = 60.0
+INTERVAL_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 2.0
 
 log = structlog.get_logger()
@@ -21,9 +21,11 @@ async def watch_durability(ledger: Ledger) -> None:
     """Look now and then; log every change. Runs until cancelled."""
     known: list[str] = []
     unreachable = False
+    began_ms: int | None = None
     while True:
         try:
             problems = await ledger.durability()
+            census = await ledger.census()
         except LedgerUnavailableError as error:
             meters.LEDGER_UP.set(0)
             if not unreachable:
@@ -34,7 +36,11 @@ async def watch_durability(ledger: Ledger) -> None:
         if unreachable:
             log.info("ledger_back")
             unreachable = False
-        meters.LEDGER_UP.set(1)
+        meters.show_census(census)
+        if began_ms is not None and census.began_ms != began_ms:
+            meters.LEDGER_EMPTIED.inc()
+            log.error("ledger_emptied", hint="every job in it was lost; was it flushed?")
+        began_ms = census.began_ms
         meters.LEDGER_DURABLE.set(not problems)
         if problems and problems != known:
             log.error(

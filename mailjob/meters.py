@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -15,7 +14,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from mailjob.lifecycle import FINISHED, Status
+from mailjob.lifecycle import FINISHED
+from mailjob.records import Census
 
 disable_created_metrics()
 
@@ -152,8 +152,21 @@ OLDEST_DUE_AGE_SECONDS: Final = Gauge(
     "By how much the oldest due job is overdue.",
     registry=REGISTRY,
 )
+CONSUMERS: Final = Gauge(
+    "async_email_consumers", "Consumers that were seen in the last 30 seconds.", registry=REGISTRY
+)
+LEDGER_AGE_SECONDS: Final = Gauge(
+    "async_email_ledger_age_seconds",
+    "Time since the ledger began; it falls when everything in it was lost.",
+    registry=REGISTRY,
+)
 LEDGER_UP: Final = Gauge(
     "async_email_ledger_up", "1 when the ledger answered last time, else 0.", registry=REGISTRY
+)
+LEDGER_EMPTIED: Final = Counter(
+    "async_email_ledger_emptied_total",
+    "Times that the ledger was found to have begun anew: everything in it was lost.",
+    registry=REGISTRY,
 )
 LEDGER_DURABLE: Final = Gauge(
     "async_email_ledger_durable",
@@ -168,9 +181,11 @@ for _outcome in FINISHED:
     FINISHED_JOBS.labels(outcome=_outcome)
 
 
-def show_census(counts: Mapping[Status, int], oldest_due_age_ms: int) -> None:
+def show_census(census: Census) -> None:
     """Bring the gauges to what the ledger says."""
     LEDGER_UP.set(1)
-    for status, count in counts.items():
+    for status, count in census.counts.items():
         JOBS.labels(status=status).set(count)
-    OLDEST_DUE_AGE_SECONDS.set(oldest_due_age_ms / 1000)
+    OLDEST_DUE_AGE_SECONDS.set(census.oldest_due_age_ms / 1000)
+    CONSUMERS.set(census.consumers)
+    LEDGER_AGE_SECONDS.set(census.age_ms / 1000)

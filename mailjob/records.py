@@ -106,3 +106,10 @@ class Census:
     counts: Mapping[Status, int]
     """Jobs by status; finished ones are counted since the ledger began."""
     oldest_due_age_ms: int
+    consumers: int
+    """How many were seen of late."""
+    consumer_seen_ms: int | None
+    """Since any was seen; None where none ever was."""
+    began_ms: int
+    """When the ledger began (Unix ms of its server): later than before when everything was lost."""
+    age_ms: int

@@ -18,10 +18,11 @@ from mailjob import meters
 from mailjob.errors import BacklogFullError, IdempotencyConflictError, LedgerUnavailableError
 from mailjob.job import Job, encode_body, encode_recipients, is_job_id, new_job_id
 from mailjob.ledger import Ledger
+from mailjob.lifecycle import Status
 from mailjob.records import Idempotency
 from service.authentication import Authenticator
 from service.observation import CURRENT
-from service.presentation import accepted, present
+from service.presentation import accepted, consumers, present
 from service.problems import CONTENT_TYPE, Problem, backlog_full, ledger_unavailable
 from service.schema import parse_idempotency_key, parse_start_job
 from service.submission import Submission
@@ -87,7 +88,10 @@ def make_routes(parts: Parts) -> Blueprint:
                 "There is no job with this id: it was never accepted, or was finished long ago.",
             )
         CURRENT.get().job_id = job_id
-        return _json(present(record), HTTPStatus.OK)
+        waits = None
+        if record.status is Status.QUEUED:
+            waits = consumers(await parts.ledger.census())
+        return _json(present(record, waits), HTTPStatus.OK)
 
     @routes.get("/metrics")
     async def metrics() -> Response:
@@ -96,7 +100,7 @@ def make_routes(parts: Parts) -> Blueprint:
         except LedgerUnavailableError:
             meters.LEDGER_UP.set(0)
         else:
-            meters.show_census(census.counts, census.oldest_due_age_ms)
+            meters.show_census(census)
         return Response(generate_latest(meters.REGISTRY), content_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/livez")
@@ -111,6 +115,7 @@ def make_routes(parts: Parts) -> Blueprint:
         try:
             await parts.ledger.probe()
             checks["durability"] = await _durability(parts.ledger)
+            checks["consumers"] = consumers(await parts.ledger.census())
         except LedgerUnavailableError as error:
             checks["ledger"] = str(error)
             status = HTTPStatus.SERVICE_UNAVAILABLE

@@ -43,6 +43,11 @@ _JOB = _PREFIX + "job:"
 _DUE = _PREFIX + "due"
 _COUNTS = _PREFIX + "counts"
 _PROBE = _PREFIX + "probe"
+_CONSUMERS = _PREFIX + "consumers"
+_BIRTH = _PREFIX + "birth"
+
+_LEASE_MS = 15_000
+"""Consumers show that they live at least every third of their lease, and every few seconds."""
 
 
 class Ledger:
@@ -132,12 +137,13 @@ class Ledger:
         )
         return str(reply.decode())
 
-    async def renew(self, claims: Mapping[str, int], *, lease_ms: int) -> list[str]:
-        """Extend the leases of these jobs (id to fence). Gives the ids whose claim is lost."""
-        if not claims:
-            return []
-        keys = [_DUE, *(_JOB + job_id for job_id in claims)]
-        arguments: list[str | int] = [lease_ms]
+    async def renew(self, claims: Mapping[str, int], *, consumer: str, lease_ms: int) -> list[str]:
+        """Show that ``consumer`` lives, and extend the leases of its jobs (id to fence).
+
+        Gives the ids whose claim is lost.
+        """
+        keys = [_DUE, _CONSUMERS, *(_JOB + job_id for job_id in claims)]
+        arguments: list[str | int] = [consumer, lease_ms]
         for job_id, fence in claims.items():
             arguments += [job_id, fence]
         return [job_id.decode() for job_id in await self._commit.run("renew", keys, arguments)]
@@ -180,12 +186,20 @@ class Ledger:
         )
 
     async def census(self) -> Census:
-        fields, overdue = await self._commit.run("census", (_DUE, _COUNTS), ())
+        keys = (_DUE, _COUNTS, _CONSUMERS, _BIRTH)
+        fields, overdue, consumers, seen, began, now = await self._commit.run("census", keys, (_LEASE_MS,))
         counts = dict.fromkeys(Status, 0)
         for name, number in zip(fields[::2], fields[1::2], strict=True):
             if name.decode() in counts:  # a newer version may know more statuses
                 counts[Status(name.decode())] = int(number)
-        return Census(counts=counts, oldest_due_age_ms=int(overdue))
+        return Census(
+            counts=counts,
+            oldest_due_age_ms=int(overdue),
+            consumers=consumers,
+            consumer_seen_ms=None if seen < 0 else seen,
+            began_ms=began,
+            age_ms=now - began,
+        )
 
     async def durability(self) -> list[str]:
         """What keeps this server from holding what it was given, as sentences; none is well.

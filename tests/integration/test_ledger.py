@@ -138,7 +138,9 @@ async def test_a_stale_consumer_can_do_nothing(ledger: Ledger, store: redis.Redi
     fresh = await claimed(ledger, stale.job.id)
     assert not await ledger.mark(stale.job.id, stale.fence, lease_ms=15_000)
     assert not await complete(ledger, stale, SENT)
-    assert await ledger.renew({stale.job.id: stale.fence}, lease_ms=15_000) == [stale.job.id]
+    assert await ledger.renew({stale.job.id: stale.fence}, consumer="c1", lease_ms=15_000) == [
+        stale.job.id
+    ]
     assert await status(ledger, stale.job.id) is Status.SENDING
     assert await complete(ledger, fresh, SENT)
 
@@ -168,7 +170,7 @@ async def test_completing_twice_is_completing_once(ledger: Ledger) -> None:
 async def test_renewing_keeps_a_lease(ledger: Ledger, store: redis.Redis) -> None:
     claim = await claimed(ledger, await accepted(ledger))
     make_due(store, claim.job.id)
-    assert await ledger.renew({claim.job.id: claim.fence}, lease_ms=15_000) == []
+    assert await ledger.renew({claim.job.id: claim.fence}, consumer="c1", lease_ms=15_000) == []
     assert await sweep(ledger) == []
 
 
@@ -248,7 +250,7 @@ async def test_a_sweep_that_waited_in_a_buffer_takes_nothing(
         await impatient.reconcile(limit=10, grace_ms=1, policy="hold", retention_ms=1000)
     server.process.send_signal(signal.SIGCONT)
     await impatient.close()
-    assert await ledger.renew({claim.job.id: claim.fence}, lease_ms=15_000) == []
+    assert await ledger.renew({claim.job.id: claim.fence}, consumer="c1", lease_ms=15_000) == []
     assert await status(ledger, claim.job.id) is Status.SENDING
 
 

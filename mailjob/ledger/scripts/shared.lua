@@ -5,6 +5,9 @@
 
 local ALLOWED = '@TRANSITIONS@'
 
+-- A consumer that was not seen for this long is forgotten.
+local PRESENCE_MS = 24 * 3600 * 1000
+
 -- The timeline keeps its newest entries: about this many bytes.
 local TIMELINE_BYTES = 8192
 
