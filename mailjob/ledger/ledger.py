@@ -187,7 +187,9 @@ class Ledger:
 
     async def census(self) -> Census:
         keys = (_DUE, _COUNTS, _CONSUMERS, _BIRTH)
-        fields, overdue, consumers, seen, began, now = await self._commit.run("census", keys, (_LEASE_MS,))
+        fields, overdue, consumers, seen, began, now = await self._commit.run(
+            "census", keys, (_LEASE_MS,)
+        )
         counts = dict.fromkeys(Status, 0)
         for name, number in zip(fields[::2], fields[1::2], strict=True):
             if name.decode() in counts:  # a newer version may know more statuses

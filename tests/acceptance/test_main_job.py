@@ -13,9 +13,9 @@ import pytest
 import trustme
 from ledger_server import LedgerServer
 from programs import Program, ask, wait_until
+from proxy import Proxy
 from relay import Relay
 from system_under_test import System, metrics
-from tls_proxy import tls_proxy
 
 
 def read_mail(relay: Relay) -> EmailMessage:
@@ -205,8 +205,8 @@ def test_a_ledger_and_broker_under_tls(
 ) -> None:
     authority_file = system.folder / "authority.pem"
     authority.cert_pem.write_to_path(str(authority_file))
-    with tls_proxy(server.socket, server_tls) as port:
-        system.settings |= {"REDIS_URL": f"rediss://localhost:{port}", "RECONCILE_SECONDS": "60"}
+    with Proxy(server.socket, server_tls).serve() as proxy:
+        system.settings |= {"REDIS_URL": f"rediss://localhost:{proxy.port}", "RECONCILE_SECONDS": "60"}
         trusting = {"SSL_CERT_FILE": str(authority_file)}
         service = system.start("service", **trusting)
         consumer = system.start("consumer", **trusting)
