@@ -299,7 +299,7 @@ class _Session(asyncio.Protocol):
         if fault is not None:
             step, what = fault if fault[0] != "drop" else (fault[1], CLOSE)
             self._faults[step] = what
-        if self._reply("RCPT", "250 2.1.5 ok").startswith("25"):
+        if self._reply("RCPT", "250 2.1.5 ok").startswith(("25", HANG)):
             self._recipients.append(recipient)
 
     def _obey_data(self) -> None:
