@@ -48,6 +48,16 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+def test_every_test_that_a_guarantee_names_exists() -> None:
+    text = (ROOT / "docs/guarantees.md").read_text()
+    sources = "".join(path.read_text() for path in ROOT.glob("tests/**/*.py"))
+    for file in re.findall(r"tests/[a-z_/]+\.py", text):
+        assert (ROOT / file).exists(), file
+    names = re.findall(r"`(test_[a-z0-9_]+)`", text)
+    assert len(names) > 10
+    assert not [name for name in names if f"def {name}(" not in sources]
+
+
 def test_every_metric_has_a_name_of_its_own() -> None:
     names = [family.name for family in REGISTRY.collect()]
     assert len(names) == len(set(names))
