@@ -1,150 +1,29 @@
-"""An SMTP server that takes everything, and fails wherever it is told to.
-
-For the demo, the tests and the measurements. It passes nothing on.
-
-Faults are chosen in two ways. ``Script.answers`` has replies by step (``BANNER EHLO STARTTLS AUTH MAIL
-RCPT DATA CONTENT RSET``), taken in order, the last one repeated; ``CLOSE`` closes the connection, and
-``HANG`` says nothing before ``let_go``. And a recipient can ask for a fault with the first part of its
-address, up to the first ``+``; ``xN`` means the first N times only::
-
-    rcpt-450+ada@example.org          450 to RCPT        data-451+...     451 to DATA
-    rcpt-450-x2+ada@example.org       twice, then taken  content-554+...  554 to the dot
-    drop-rcpt+...  drop-data+...      closes instead of answering RCPT or DATA
-    drop-content+...                  closes as soon as content arrives
-    drop-dot+...                      takes the mail, then closes without a reply
-    slow-3+...                        takes the mail, answers after 3 seconds
-"""
+"""One SMTP connection of the sink."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import re
 import ssl
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Final, cast
+from collections import deque
+from collections.abc import Callable
+from typing import cast
 
-CLOSE: Final = "(close)"
-HANG: Final = "(hang)"
+from console.sink.script import CLOSE, HANG, Behaviour, Taken
 
-_FAULT = re.compile(r"(?P<step>rcpt|data|content|drop|slow)-(?P<what>[a-z0-9.]+)(?:-x(?P<times>\d+))?\+")
 _MESSAGE_ID = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _END = b"\r\n.\r\n"
 
 
-@dataclass(frozen=True)
-class Script:
-    """How the server behaves. May be replaced while it runs."""
-
-    answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    extensions: Sequence[str] = ("PIPELINING", "8BITMIME")
-    delay: float = 0.0
-    """Seconds before every reply, as a relay far away has them."""
-    most_connections: int | None = None
-    """More than these are answered 421."""
-    most_mails: int | None = None
-    """On one connection; MAIL after these is answered 421."""
-    credentials: tuple[str, str] | None = None
-    """Others are answered 535; None takes any."""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A mail whose final dot was seen. ``reply`` is None where the connection was closed instead."""
-
-    at: float
-    message_id: str
-    sender: str
-    recipients: tuple[str, ...]
-    reply: str | None
-    content: bytes
-
-    @property
-    def accepted(self) -> bool:
-        """Whether this server answers for the mail, also when the client was not told."""
-        return self.reply is None or self.reply.startswith("2")
-
-    def to_json(self) -> str:
-        seen = {"at": self.at, "message_id": self.message_id, "recipients": self.recipients}
-        return json.dumps({**seen, "reply": self.reply, "accepted": self.accepted})
-
-
-class Sink:
-    """``on_taken`` is called for every final dot; ``on_command`` for every line before the content."""
-
-    def __init__(
-        self,
-        script: Script | None = None,
-        *,
-        on_taken: Callable[[Taken], None] | None = None,
-        on_command: Callable[[str], None] | None = None,
-        tls: ssl.SSLContext | None = None,
-        implicit_tls: bool = False,
-    ) -> None:
-        self.script = script or Script()
-        self.on_taken = on_taken
-        self.on_command = on_command
-        self.tls = tls
-        self.implicit_tls = implicit_tls
-        self.port = 0
-        self.connections = 0
-        """Opened so far."""
-        self.sessions: set[_Session] = set()
-        self.asked: Counter[str] = Counter()
-
-    @asynccontextmanager
-    async def serve(self, port: int = 0) -> AsyncIterator[Sink]:
-        """On 127.0.0.1; ``port`` tells where."""
-        loop = asyncio.get_running_loop()
-        context = self.tls if self.implicit_tls else None
-        server = await loop.create_server(
-            lambda: _Session(self), "127.0.0.1", port, ssl=context, backlog=1024
-        )
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            for session in set(self.sessions):
-                session.abort()
-
-    def answer(self, step: str, default: str) -> str:
-        """The script's next reply for this step, else the default."""
-        answers = self.script.answers.get(step)
-        if not answers:
-            return default
-        number = self.asked[step]
-        self.asked[step] += 1
-        return answers[min(number, len(answers) - 1)]
-
-    def fault(self, recipient: str) -> tuple[str, str] | None:
-        """The fault that this recipient asks for this time."""
-        match = _FAULT.match(recipient)
-        if match is None:
-            return None
-        if match["times"] is not None:
-            self.asked[recipient] += 1
-            if self.asked[recipient] > int(match["times"]):
-                return None
-        return match["step"], match["what"]
-
-    def let_go(self) -> None:
-        """Answer all that hangs as if it had not been told to."""
-        for session in set(self.sessions):
-            session.let_go()
-
-
-class _Session(asyncio.Protocol):
+class Session(asyncio.Protocol):
     """One connection. ``_held`` keeps input back while a reply is late."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Behaviour, sessions: set[Session]) -> None:
         self._sink = sink
+        self._sessions = sessions
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._in_content = False
@@ -164,19 +43,19 @@ class _Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self in self._sink.sessions:  # again, after STARTTLS
+        if self in self._sessions:  # again, after STARTTLS
             return
-        self._sink.sessions.add(self)
+        self._sessions.add(self)
         self._sink.connections += 1
         most = self._sink.script.most_connections
-        if most is not None and len(self._sink.sessions) > most:
+        if most is not None and len(self._sessions) > most:
             self._say("421 4.7.0 too many connections")
             self._close()
         else:
             self._reply("BANNER", "220 sink ESMTP")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        self._sink.sessions.discard(self)
+        self._sessions.discard(self)
         self._transport = None
 
     def abort(self) -> None:
