@@ -349,6 +349,11 @@ class TestAuth:
         assert "hunter2" not in str(replies[ADA])
         assert not any(command.startswith("MAIL") for command in relay.commands)
 
+    async def test_any_yes_is_a_yes(self) -> None:
+        """Postfix's smtp-sink says 250."""
+        async with Relay({"AUTH": ["250 ok"]}, extensions=["AUTH PLAIN LOGIN"]).serve() as relay:
+            assert codes(await deliver(relay, username="u", password="p")) == {ADA: (Step.CONTENT, 250)}
+
     async def test_a_relay_without_auth_gets_the_mail_and_no_password(self) -> None:
         async with Relay().serve() as relay:
             assert codes(await deliver(relay, username="u", password="p")) == {ADA: (Step.CONTENT, 250)}
