@@ -103,6 +103,7 @@ class Courier:
 
     async def _take(self, *, fresh: bool) -> Session:
         """A warm session, or a new one, or the first that becomes free. Raises RelayError."""
+        queue = self._waiting.append
         while True:
             if fresh:
                 self._drop_idle()
@@ -116,7 +117,8 @@ class Courier:
                         raise
                     self._lower_limit(error)
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
+            queue(waiter)
+            queue = self._waiting.appendleft  # who was overtaken goes first the next time
             try:
                 await waiter
             except asyncio.CancelledError:
