@@ -43,13 +43,18 @@ def arm(point: Failpoint, times: int) -> None:
 
 
 def reached(point: Failpoint) -> None:
+    if is_due(point):
+        die()
+
+
+def is_due(point: Failpoint) -> bool:
+    """Whether this is the time to die; for a point that needs something done before it is reached."""
     global _left  # noqa: PLW0603 - likewise
-    if point is _armed:
-        _left -= 1
-        if _left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    if point is not _armed:
+        return False
+    _left -= 1
+    return _left == 0
 
 
-def is_armed(point: Failpoint) -> bool:
-    """For a point that needs something done before it can be reached."""
-    return point is _armed
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -15,7 +15,7 @@ import structlog
 
 from consumer.verdict import Reply, Step
 from mailjob.errors import AsyncEmailError, RelayError
-from mailjob.failpoints import Failpoint, is_armed, reached
+from mailjob.failpoints import Failpoint, die, is_due, reached
 from mailjob.settings import Tls, is_loopback
 
 CONNECT_SECONDS: Final = 15.0
@@ -167,22 +167,22 @@ class Session:
         if protocol is None:
             raise aiosmtplib.SMTPServerDisconnected("Connection lost before the content")
         wire = stuff(content) + b".\r\n"
-        if is_armed(Failpoint.MID_CONTENT):
-            protocol.write(wire[: len(wire) // 2])
-            await self._die_when_written(Failpoint.MID_CONTENT)
-            wire = wire[len(wire) // 2 :]
+        if is_due(Failpoint.MID_CONTENT):
+            await self._die_having_written(wire[: len(wire) // 2])
+        if is_due(Failpoint.AFTER_DOT):
+            await self._die_having_written(wire)
+        # The reply is awaited in the same turn: aiosmtplib drops what comes while nobody waits.
         protocol.write(wire)
-        if is_armed(Failpoint.AFTER_DOT):
-            await self._die_when_written(Failpoint.AFTER_DOT)
         response = await protocol.read_response(timeout=CONTENT_SECONDS)
         return Reply(Step.CONTENT, response.code, _words(response.message))
 
-    async def _die_when_written(self, point: Failpoint) -> None:
+    async def _die_having_written(self, wire: bytes) -> None:
         transport = cast(asyncio.WriteTransport, self._smtp.transport)
+        transport.write(wire)
         await asyncio.sleep(0)  # uvloop writes at the end of its turn
         while transport.get_write_buffer_size():
             await asyncio.sleep(0)
-        reached(point)
+        die()
 
     async def _reset(self, replies: dict[str, Reply]) -> dict[str, Reply]:
         """Take the transaction back; a connection that does not manage that is closed."""
