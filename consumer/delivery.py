@@ -86,9 +86,13 @@ class Delivery:
     async def run(self) -> None:
         """Claim what comes in and send it; until cancelled."""
         while True:
-            await self._courier.ready()
             room = await self._flights.room()
-            ids = await self._inbox.take(1 if self._courier.in_doubt else min(room, MOST_CLAIMS))
+            ids = await self._inbox.take(min(room, MOST_CLAIMS))
+            if self._courier.in_doubt:  # one mail at a time, until one gets through
+                self._inbox.give(ids[1:])
+                ids = ids[:1]
+                await self._flights.handed_over()
+                await self._courier.ready()
             await self._claim(list(dict.fromkeys(ids)))
 
     async def renew(self) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from mailjob import meters
 from mailjob.records import Claim
+
+LOOK_SECONDS: Final = 0.5
+"""A mark wakes nobody; this is how often it is looked for where that matters."""
 
 log = structlog.get_logger()
 
@@ -47,6 +51,13 @@ class Flights:
             self._landed.clear()
             await self._landed.wait()
         return self._most - self._count
+
+    async def handed_over(self) -> None:
+        """Wait until none is left whose mail may still be refused a session."""
+        while any(not flight.marked for flight in self._newest.values()):
+            self._landed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._landed.wait(), LOOK_SECONDS)
 
     def launch(self, claim: Claim, fly: Callable[[Flight], Coroutine[Any, Any, None]]) -> None:
         flight = Flight(claim)

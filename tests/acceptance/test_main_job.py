@@ -7,6 +7,7 @@ import email.policy
 import json
 import socket
 import ssl
+from collections import Counter
 from email.message import EmailMessage
 
 import pytest
@@ -139,6 +140,18 @@ def test_a_relay_that_comes_late_gets_the_mail(system: System) -> None:
     system.settings["SMTP_PORT"] = str(system.relay.port)
     system.start("consumer")
     system.wait_for(job_id, "sent")
+
+
+def test_a_relay_in_trouble_is_tried_with_one_mail_at_a_time(system: System) -> None:
+    system.relay.answers = {"BANNER": ["421 busy", "421 busy", "421 busy", "220 relay"]}
+    system.settings["RETRY_SCHEDULE"] = "3600"
+    system.start("service")
+    system.start("consumer")
+    system.wait_for(system.accept(), "deferred")
+    ids = [system.accept() for _ in range(30)]
+    wait_until(lambda: len(system.relay.taken) == 28, 30)
+    statuses = Counter(system.job(job_id)["status"] for job_id in ids)
+    assert statuses == {"sent": 28, "deferred": 2}
 
 
 def test_many_jobs_and_the_books_balance(system: System) -> None:
