@@ -116,9 +116,10 @@ class Daemon:
         """Stop popping, give back, ring for that, then wait for what was handed over."""
         deadline = time.monotonic() + self._settings.drain_seconds
         self._intake.stop()
-        for task in intake_work:
-            task.cancel()
-        await asyncio.wait(intake_work)
+        while still := {task for task in intake_work if not task.done()}:
+            for task in still:
+                task.cancel()
+            await asyncio.wait(still, timeout=1.0)
         ids = await self._delivery.give_back(max(0.0, deadline - time.monotonic()))
         ringing = asyncio.create_task(asyncio.to_thread(self._intake.finish, ids, BROKER_SECONDS))
         await self._delivery.settle(max(0.0, deadline - time.monotonic()))

@@ -14,7 +14,7 @@ import structlog
 from consumer.backoff import pause, retry_delay
 from consumer.compose import Composer
 from consumer.courier import Courier, Mail
-from consumer.flights import Flight, Flights
+from consumer.flights import LOOK_SECONDS, Flight, Flights
 from consumer.intake import Inbox
 from consumer.verdict import Attempt, Reply, Step, conclude
 from mailjob import meters
@@ -145,12 +145,16 @@ class Delivery:
 
     async def _return(self, flights: Sequence[Flight]) -> list[str]:
         """Stop these and give their jobs back, and those of a claim that was under way."""
-        tasks = {flight.task for flight in flights if flight.task is not None}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        claims = [flight.claim for flight in flights]
+        # More than once: aiosmtplib reads with asyncio.wait_for, which can swallow a cancellation.
+        while flying := [
+            flight.task
+            for flight in flights
+            if flight.task is not None and not flight.task.done() and not flight.marked
+        ]:
+            for task in flying:
+                task.cancel()
+            await asyncio.wait(flying, timeout=LOOK_SECONDS)
+        claims = [flight.claim for flight in flights if not flight.marked]
         if self._claiming is not None:
             with contextlib.suppress(LedgerUnavailableError):
                 claims += [answer for answer in await self._claiming if isinstance(answer, Claim)]

@@ -56,8 +56,10 @@ class Flights:
         """Wait until none is left whose mail may still be refused a session."""
         while any(not flight.marked for flight in self._newest.values()):
             self._landed.clear()
+            # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._landed.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._landed.wait()
 
     def launch(self, claim: Claim, fly: Callable[[Flight], Coroutine[Any, Any, None]]) -> None:
         flight = Flight(claim)
