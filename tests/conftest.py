@@ -14,9 +14,8 @@ import pytest
 import redis
 import trustme
 from ledger_server import LedgerServer
-from programs import free_port
 from relay import Relay, in_thread
-from system_under_test import System
+from system_under_test import System, quick_settings
 
 from mailjob.ledger import Ledger
 
@@ -88,23 +87,8 @@ def make_system(server: LedgerServer, tmp_path: Path) -> Iterator[MakeSystem]:
 
         def make(relay: Relay, **settings: str) -> System:
             stack.enter_context(in_thread(relay))
-            system = System(
-                tmp_path,
-                {
-                    "REDIS_URL": server.url,
-                    "API_BIND": f"127.0.0.1:{free_port()}",
-                    "API_AUTH": "off",
-                    "SMTP_HOST": "127.0.0.1",
-                    "SMTP_PORT": str(relay.port),
-                    "MAIL_FROM": "hello@example.org",
-                    "LOG_FORMAT": "json",
-                    "RECONCILE_SECONDS": "0.5",
-                    "LEASE_SECONDS": "2",
-                    "RETRY_SCHEDULE": "0.3",
-                    **settings,
-                },
-                relay,
-            )
+            everyday = quick_settings(server.url, relay.port)
+            system = System(tmp_path, {**everyday, **settings}, relay)
             systems.append(system)
             return system
 

@@ -27,7 +27,7 @@ import redis
 from ledger_server import LedgerServer
 from programs import Program, ask, free_port, wait_until
 from relay import Relay
-from system_under_test import System, metrics
+from system_under_test import System, metrics, quick_settings
 
 SERVICES, CONSUMERS, POSTERS = 2, 2, 4
 QUIET_SECONDS = 180.0
@@ -85,19 +85,9 @@ class World:
         self.ledger = LedgerServer(folder)
         self.ledger.start()
         self.sink = SinkProcess(folder)
-        settings = {
-            "REDIS_URL": self.ledger.url,
-            "API_AUTH": "off",
-            "SMTP_HOST": "127.0.0.1",
-            "SMTP_PORT": str(self.sink.port),
-            "MAIL_FROM": "hello@example.org",
-            "LOG_FORMAT": "json",
-            "RECONCILE_SECONDS": "0.5",
-            "LEASE_SECONDS": "2",
-            "RETRY_SCHEDULE": "0.5,1",
-            "DRAIN_SECONDS": "5",
-        }
-        self.system = System(folder, {**settings, "API_BIND": ""}, Relay())
+        quick = quick_settings(self.ledger.url, self.sink.port)
+        settings = {**quick, "RETRY_SCHEDULE": "0.5,1", "DRAIN_SECONDS": "5"}
+        self.system = System(folder, settings, Relay())
         self.services = [self._program("service", f"s{number}") for number in range(SERVICES)]
         self.consumers = [self._program("consumer", f"c{number}") for number in range(CONSUMERS)]
         for program in self.services:

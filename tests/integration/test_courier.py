@@ -319,6 +319,12 @@ class TestTls:
             await deliver(relay, tls=Tls.NONE)
         assert "STARTTLS" not in relay.commands
 
+    def test_the_authorities_are_loaded_once(self) -> None:
+        relay = Target("h", 587)
+        assert relay.tls_context is relay.tls_context
+        assert relay.tls_context.verify_mode is ssl.CERT_REQUIRED
+        assert Target("h", 25).tls_context.verify_mode is ssl.CERT_NONE
+
     @pytest.mark.parametrize(
         ("port", "tls", "mode"),
         [

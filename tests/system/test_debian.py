@@ -13,33 +13,22 @@ import pytest
 import redis
 from ledger_server import LedgerServer
 from postfix import PASSWORD, USER, Postfix, tool
-from programs import ask, free_port, wait_until
+from programs import ask, wait_until
 from relay import Relay
-from system_under_test import System
+from system_under_test import System, quick_settings
 
 
 @pytest.fixture
 def system(server: LedgerServer, postfix: Postfix, tmp_path: Path) -> Iterator[System]:
-    system = System(
-        tmp_path,
-        {
-            "REDIS_URL": server.url,
-            "API_BIND": f"127.0.0.1:{free_port()}",
-            "API_AUTH": "off",
-            "SMTP_HOST": "127.0.0.1",
-            "SMTP_PORT": str(postfix.port),
-            "SMTP_TLS": "starttls",
-            "SMTP_USERNAME": USER,
-            "SMTP_PASSWORD": PASSWORD,
-            "SSL_CERT_FILE": str(postfix.authority_file),
-            "MAIL_FROM": "Shop <shop@example.org>",
-            "LOG_FORMAT": "json",
-            "RECONCILE_SECONDS": "0.5",
-            "RETRY_SCHEDULE": "0.5",
-            "LEASE_SECONDS": "2",
-        },
-        postfix.sink,
-    )
+    relay = {
+        "SMTP_TLS": "starttls",
+        "SMTP_USERNAME": USER,
+        "SMTP_PASSWORD": PASSWORD,
+        "SSL_CERT_FILE": str(postfix.authority_file),
+        "MAIL_FROM": "Shop <shop@example.org>",
+    }
+    settings = {**quick_settings(server.url, postfix.port), **relay}
+    system = System(tmp_path, settings, postfix.sink)
     yield system
     for program in system.programs:
         program.stop()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from ledger_server import LedgerServer
 from postfix import tool
-from programs import free_port, wait_until
+from programs import wait_until
 from relay import Relay, in_thread
-from system_under_test import System
+from system_under_test import System, quick_settings
 
 
 @pytest.fixture
@@ -23,32 +23,13 @@ def small_disk() -> Iterator[Path]:
         subprocess.run(["umount", name], check=True)
 
 
-def system_at(folder: Path, server: LedgerServer, relay: Relay) -> System:
-    return System(
-        folder,
-        {
-            "REDIS_URL": server.url,
-            "API_BIND": f"127.0.0.1:{free_port()}",
-            "API_AUTH": "off",
-            "SMTP_HOST": "127.0.0.1",
-            "SMTP_PORT": str(relay.port),
-            "MAIL_FROM": "hello@example.org",
-            "LOG_FORMAT": "json",
-            "RECONCILE_SECONDS": "0.5",
-            "LEASE_SECONDS": "2",
-            "RETRY_SCHEDULE": "0.5",
-        },
-        relay,
-    )
-
-
 @pytest.mark.parametrize("redis", ["redis-server", None], ids=["redis", "valkey"])
 def test_a_full_disk_keeps_every_202(tmp_path: Path, small_disk: Path, redis: str | None) -> None:
     """A server that syncs every write ends when it cannot; nothing that was promised is lost."""
     server = LedgerServer(small_disk, tool(redis) if redis else None)
     server.start()
     with in_thread(Relay()) as relay:
-        system = system_at(tmp_path, server, relay)
+        system = System(tmp_path, quick_settings(server.url, relay.port), relay)
         system.start("service")
         promised = [system.accept() for _ in range(20)]
         ballast = small_disk / "ballast"
@@ -80,7 +61,7 @@ def test_a_clock_an_hour_off_changes_nothing(tmp_path: Path, server: LedgerServe
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     wrong = {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     with in_thread(Relay({"RCPT": ["450 greylisted", "250 ok"]})) as relay:
-        system = system_at(tmp_path, server, relay)
+        system = System(tmp_path, quick_settings(server.url, relay.port), relay)
         system.start("service")
         system.start("consumer", **wrong)
         system.start("consumer")
