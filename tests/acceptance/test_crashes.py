@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from http.client import HTTPException
 
@@ -19,6 +20,11 @@ from system_under_test import System, metrics
 
 def events(system: System, job_id: str) -> list[str]:
     return [event["event"] for event in system.job(job_id)["events"]]
+
+
+def grown(items: Sequence[object], size: int) -> Callable[[], bool]:
+    """Whether there are more than ``size`` by now."""
+    return lambda: len(items) > size
 
 
 def heard(relay: Relay, verb: str) -> bool:
@@ -138,14 +144,14 @@ def test_a_killed_ledger_keeps_every_202(system: System, server: LedgerServer) -
     poster.start()
     for _ in range(3):
         so_far = len(promised)
-        wait_until(lambda so_far=so_far: len(promised) > so_far + 50)  # type: ignore[misc]
+        wait_until(grown(promised, so_far + 50))
         server.kill()
         so_far = len(refused)
-        wait_until(lambda so_far=so_far: len(refused) > so_far)  # type: ignore[misc]
+        wait_until(grown(refused, so_far))
         server.start()
         back = time.monotonic()
         so_far = len(promised)
-        wait_until(lambda so_far=so_far: len(promised) > so_far, 5)  # type: ignore[misc]
+        wait_until(grown(promised, so_far), 5)
         assert time.monotonic() - back < 5
     done.set()
     poster.join()

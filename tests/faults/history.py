@@ -19,6 +19,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class World:
         self.services = [self._program("service", f"s{number}") for number in range(SERVICES)]
         self.consumers = [self._program("consumer", f"c{number}") for number in range(CONSUMERS)]
         for program in self.services:
-            wait_until(lambda program=program: answers(program))  # type: ignore[misc]
+            wait_until(partial(answers, program))
 
     def _program(self, name: str, label: str) -> Program:
         folder = self.system.folder / label

@@ -59,7 +59,9 @@ def parse(raw: bytes) -> EmailMessage:
 def part(message: EmailMessage, subtype: str) -> str:
     found = message.get_body((subtype,))
     assert found is not None
-    return cast(str, found.get_payload(decode=True).decode("utf-8"))  # type: ignore[union-attr]
+    payload = found.get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    return payload.decode("utf-8")
 
 
 def lines(text: str) -> str:
