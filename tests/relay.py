@@ -17,15 +17,18 @@ __all__ = ["CLOSE", "HANG", "Relay", "in_thread"]
 class Relay(Sink):
     """``for_recipient`` has replies to RCPT by address."""
 
+    offers: Sequence[str] = ("8BITMIME",)
+    """Where ``extensions`` says nothing else."""
+
     def __init__(
         self,
         answers: Mapping[str, Sequence[str]] | None = None,
         *,
         for_recipient: Mapping[str, str] | None = None,
-        extensions: Sequence[str] = ("8BITMIME",),
+        extensions: Sequence[str] | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        script = Script(answers=answers or {}, extensions=extensions)
+        script = Script(answers=answers or {}, extensions=extensions or self.offers)
         super().__init__(script, on_taken=self._take, on_command=self._hear, tls=tls)
         self.taken: list[Taken] = []
         self.commands: list[str] = []

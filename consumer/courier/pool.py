@@ -1,4 +1,8 @@
-"""The pool: opens sessions on demand, keeps them warm, and backs off from a relay in trouble."""
+"""The pool: lanes that open sessions on demand, keep them warm, and back off from a relay in trouble.
+
+A lane has one session at a time, and takes mail from the queue that all share. Idle lanes wait on a
+stack, so that the lane used last is used first and the others can grow cold.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,17 @@ import random
 import socket
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from consumer.backoff import pause
-from consumer.courier.session import Mail, Mark, Relay, Session, open_session
+from consumer.courier.errand import Errand, Mark
+from consumer.courier.opening import open_session
+from consumer.courier.relay import Relay
+from consumer.courier.session import QUIT_SECONDS, Session
+from consumer.courier.transaction import Mail
 from consumer.verdict import Reply, Step, blames_relay
 from mailjob import meters
 from mailjob.errors import RelayError
@@ -26,6 +35,20 @@ LIMIT_SECONDS: Final = 30.0
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Resting:
+    """A lane without mail. ``called`` becomes True when there is some, False when the lane is to end."""
+
+    lane: asyncio.Task[None]
+    session: Session
+    since: float
+    called: asyncio.Future[bool]
+
+    def call(self, go_on: bool) -> None:
+        if not self.called.done():
+            self.called.set_result(go_on)
+
+
 class Courier:
     """At most ``connections`` sessions at once. Belongs to one event loop.
 
@@ -37,12 +60,13 @@ class Courier:
         self._relay = relay
         self._connections = connections
         self._limit = connections
-        self._idle: deque[Session] = deque()
         self._raising: asyncio.TimerHandle | None = None
-        self._working = 0
-        """Open sessions, idle ones included."""
+        self._queue: deque[Errand] = deque()
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._resting: list[_Resting] = []
         self._opening = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._open = 0
+        """Sessions, resting ones included."""
         self._failures = 0
         self._paused_until = 0.0
         self._local_hostname = ""
@@ -58,93 +82,158 @@ class Courier:
             await asyncio.sleep(left)
 
     async def send(self, mail: Mail, mark: Mark) -> dict[str, Reply]:
-        """The decisive reply for each recipient. What ``mark`` raises is raised again."""
-        replies = await self._try(mail, mark, fresh=False)
-        if replies is None:  # the session was closed while it was idle: nobody's fault
-            replies = await self._try(mail, mark, fresh=True)
-        return replies or {}
+        """The decisive reply for each recipient; code 0 where the relay gave none.
+
+        What ``mark`` raises is raised again. Cancelled, nothing more of the mail is sent.
+        """
+        errand = Errand(mail, mark)
+        self._queue.append(errand)
+        self._engage()
+        try:
+            replies = await errand.replies
+        except asyncio.CancelledError:
+            if errand.interrupt is not None:
+                errand.interrupt()
+            raise
+        self._note(replies)
+        return replies
 
     async def tidy(self) -> None:
         """Close sessions that were idle for long; runs until cancelled."""
         while True:
             await asyncio.sleep(IDLE_SECONDS / 6)
-            while self._idle and (
-                not self._idle[0].usable or time.monotonic() - self._idle[0].idle_since > IDLE_SECONDS
-            ):
-                session = self._idle.popleft()
-                self._count_closed()
-                await session.quit()
+            oldest = time.monotonic() - IDLE_SECONDS
+            for resting in self._resting:
+                if resting.since < oldest or not resting.session.usable:
+                    resting.call(False)
 
     async def close(self) -> None:
-        sessions, self._idle = list(self._idle), deque()
-        await asyncio.gather(*(session.quit() for session in sessions))
-        for _ in sessions:
-            self._count_closed()
+        """End all sessions: politely where they are idle, at once where they are not."""
+        lanes = set(self._lanes)
+        for lane in lanes - {resting.lane for resting in self._resting}:
+            lane.cancel()
+        self._send_home()
+        if lanes:
+            await asyncio.wait(lanes, timeout=QUIT_SECONDS + 1.0)
 
-    async def _try(self, mail: Mail, mark: Mark, *, fresh: bool) -> dict[str, Reply] | None:
-        """None when a warm session turned out to be closed before anything was said on it."""
-        try:
-            session = await self._take(fresh=fresh)
-        except RelayError as error:
-            reply = Reply(Step.CONNECT, error.code, str(error))
-            self._note_trouble(reply)
-            return dict.fromkeys(mail.recipients, reply)
-        warm = session.used
-        started = time.perf_counter()
-        try:
-            replies = await session.send(mail, mark)
-        finally:
-            meters.SEND_SECONDS.observe(time.perf_counter() - started)
-            self._give_back(session)
-        if warm and _was_closed(replies):
-            return None
-        self._note(replies)
-        return replies
+    # Lanes
 
-    async def _take(self, *, fresh: bool) -> Session:
-        """A warm session, or a new one, or the first that becomes free. Raises RelayError."""
-        queue = self._waiting.append
-        while True:
-            if fresh:
-                self._drop_idle()
-            if (session := self._warm()) is not None:
-                return session
-            if self._working + self._opening < self._limit:
-                try:
-                    return await self._open()
-                except RelayError as error:
-                    if not self._working:
-                        raise
-                    self._lower_limit(error)
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            queue(waiter)
-            queue = self._waiting.appendleft  # who was overtaken goes first the next time
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._wake()  # it was our turn: let the next one have it
-                raise
-
-    def _give_back(self, session: Session) -> None:
-        if session.usable:
-            self._idle.append(session)
-        else:
-            session.close()
-            self._count_closed()
-        self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+    def _engage(self) -> None:
+        """See that a lane takes what is in the queue."""
+        while self._resting:
+            resting = self._resting.pop()
+            if not resting.called.done():
+                resting.called.set_result(True)
                 return
+        if len(self._lanes) < self._limit:
+            lane = asyncio.create_task(self._work())
+            self._lanes.add(lane)
+            lane.add_done_callback(self._ended)
+
+    def _ended(self, lane: asyncio.Task[None]) -> None:
+        self._lanes.discard(lane)
+        if self._queue:
+            self._engage()
+
+    async def _work(self) -> None:
+        """One lane: until it was idle for long, or no session can be opened."""
+        errand = self._take()
+        session: Session | None = None
+        try:
+            while errand is not None:
+                if session is not None and not session.usable:
+                    self._put_away(session)
+                    session = None
+                if session is None:
+                    try:
+                        session = await self._open_session()
+                    except RelayError as error:
+                        self._cope(error, errand)
+                        return
+                errand = await session.carry(errand, self._take)
+                if errand is not None:
+                    # What one session met (a restart of the relay) resting ones may have met as well.
+                    self._send_home()
+                elif session.usable:
+                    errand = await self._rest(session)
+                errand = errand or self._take()
+            if session is not None:
+                await session.quit()
+        finally:
+            if session is not None:
+                self._put_away(session)
+
+    def _take(self) -> Errand | None:
+        while self._queue:
+            errand = self._queue.popleft()
+            if not errand.abandoned():
+                return errand
+        return None
+
+    async def _rest(self, session: Session) -> Errand | None:
+        """Wait for mail; None when the lane is to end."""
+        lane, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert lane is not None  # noqa: S101 - for the type checker
+        while True:
+            resting = _Resting(lane, session, time.monotonic(), loop.create_future())
+            self._resting.append(resting)
+            try:
+                go_on = await resting.called
+            finally:
+                if resting in self._resting:
+                    self._resting.remove(resting)
+            if not go_on or (errand := self._take()) is not None:
+                return errand if go_on else None
+
+    def _send_home(self) -> None:
+        for resting in self._resting:
+            resting.call(False)
+
+    async def _open_session(self) -> Session:
+        """Raises RelayError."""
+        if self._paused_until > time.monotonic():
+            raise RelayError(f"relay {self._relay.host}:{self._relay.port} is in trouble; waiting")
+        self._opening += 1
+        try:
+            if not self._local_hostname:
+                self._local_hostname = await asyncio.to_thread(socket.getfqdn)
+            session = await open_session(self._relay, self._local_hostname)
+        except RelayError:
+            meters.RELAY_ERRORS.inc()
+            raise
+        finally:
+            self._opening -= 1
+        self._open += 1
+        meters.RELAY_CONNECTIONS.set(self._open)
+        return session
+
+    def _put_away(self, session: Session) -> None:
+        session.close()
+        self._open -= 1
+        meters.RELAY_CONNECTIONS.set(self._open)
+        if not self._open:
+            self._limit = self._connections
+
+    # A relay in trouble
+
+    def _cope(self, error: RelayError, errand: Errand) -> None:
+        """There is no session for this mail: leave it to other lanes, if any of them may have one."""
+        if self._open or self._opening:
+            self._queue.appendleft(errand)
+            if self._open and time.monotonic() >= self._paused_until:
+                self._lower_limit(error)
+            return
+        reply = Reply(Step.CONNECT, error.code, str(error))
+        self._note_trouble(reply)
+        waiting: Errand | None = errand
+        while waiting is not None:
+            waiting.settle(dict.fromkeys(waiting.mail.recipients, reply))
+            waiting = self._take()
 
     def _lower_limit(self, error: RelayError) -> None:
         """The relay refused one session more than it has: do with these for a while."""
-        log.warning("relay_allows_fewer_sessions", sessions=self._working, error=str(error))
-        self._limit = self._working
+        log.warning("relay_allows_fewer_sessions", sessions=self._open, error=str(error))
+        self._limit = self._open
         if self._raising is not None:
             self._raising.cancel()
         self._raising = asyncio.get_running_loop().call_later(LIMIT_SECONDS, self._raise_limit)
@@ -155,70 +244,22 @@ class Courier:
         self._raising = None
         if self._limit < self._connections:
             self._raising = asyncio.get_running_loop().call_later(LIMIT_SECONDS, self._raise_limit)
-        for _ in range(more):
-            self._wake()
-
-    def _count_closed(self) -> None:
-        self._working -= 1
-        meters.RELAY_CONNECTIONS.set(self._working)
-        if not self._working:
-            self._limit = self._connections
-
-    def _drop_idle(self) -> None:
-        """What one session met (a restart of the relay) the other idle ones may have met as well."""
-        while self._idle:
-            self._idle.popleft().close()
-            self._count_closed()
-
-    def _warm(self) -> Session | None:
-        """The session used last, so that the others can grow cold."""
-        while self._idle:
-            session = self._idle.pop()
-            if session.usable:
-                return session
-            session.close()
-            self._count_closed()
-        return None
-
-    async def _open(self) -> Session:
-        if self._paused_until > time.monotonic():
-            self._wake()
-            raise RelayError(f"relay {self._relay.host}:{self._relay.port} is in trouble; waiting")
-        self._opening += 1
-        try:
-            if not self._local_hostname:
-                self._local_hostname = await asyncio.to_thread(socket.getfqdn)
-            session = await open_session(self._relay, self._local_hostname)
-        except BaseException:
-            self._wake()
-            raise
-        finally:
-            self._opening -= 1
-        self._working += 1
-        meters.RELAY_CONNECTIONS.set(self._working)
-        return session
+        for _ in range(min(more, len(self._queue))):
+            self._engage()
 
     def _note(self, replies: dict[str, Reply]) -> None:
         trouble = next((reply for reply in replies.values() if blames_relay(reply)), None)
         if trouble is not None:
             self._note_trouble(trouble)
-        elif any(reply.code for reply in replies.values()):
-            if self._failures:
-                log.info("relay_recovered", failures=self._failures)
+        elif self._failures and any(reply.code for reply in replies.values()):
+            log.info("relay_recovered", failures=self._failures)
             self._failures = 0
 
     def _note_trouble(self, reply: Reply) -> None:
         """Failures during a pause belong to the one that began it."""
-        if reply.step is Step.CONNECT:
-            meters.RELAY_ERRORS.inc()
         if time.monotonic() < self._paused_until:
             return
         self._failures += 1
         seconds = pause(self._failures, random.random())
         self._paused_until = time.monotonic() + seconds
         log.warning("relay_trouble", reply=str(reply), pause_seconds=round(seconds, 1))
-
-
-def _was_closed(replies: dict[str, Reply]) -> bool:
-    """The connection was gone, or was being closed (421), before MAIL was answered."""
-    return all(reply.step is Step.MAIL and reply.code in {0, 421} for reply in replies.values())

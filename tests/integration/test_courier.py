@@ -12,7 +12,7 @@ import pytest
 import trustme
 from relay import CLOSE, HANG, Relay
 
-from consumer.courier import Courier, Mail
+from consumer.courier import Courier, Mail, opening
 from consumer.courier import Relay as Target
 from consumer.courier import session as session_module
 from consumer.verdict import Reply, Step
@@ -22,6 +22,14 @@ from mailjob.settings import Tls
 ADA = "ada@example.org"
 BOB = "bob@example.org"
 CONTENT = b"Subject: x\r\n\r\n.hidden dot\r\nbare\nend\r\n"
+
+
+@pytest.fixture(params=["8BITMIME", "PIPELINING"], autouse=True)
+def offered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything holds with and without pipelining."""
+    offer: str = request.param
+    monkeypatch.setattr(Relay, "offers", (offer,))
+    return offer
 
 
 def mail(*recipients: str) -> Mail:
@@ -67,8 +75,7 @@ async def test_the_mark_stands_exactly_before_the_content() -> None:
     assert codes(replies) == {ADA: (Step.CONTENT, 250)}
     assert str(replies[ADA]) == "250 2.0.0 taken"
     (heard,) = marks.heard
-    assert heard[1:] == ["MAIL FROM:<hello@example.org>", f"RCPT TO:<{ADA}>"]
-    assert relay.commands[3] == "DATA"
+    assert heard[1:] == ["MAIL FROM:<hello@example.org>", f"RCPT TO:<{ADA}>", "DATA"]
     (taken,) = relay.taken
     assert (taken.sender, taken.recipients) == ("hello@example.org", (ADA,))
     assert taken.content == b"Subject: x\r\n\r\n..hidden dot\r\nbare\r\nend\r\n"
@@ -103,7 +110,7 @@ async def test_replies_at_each_step(answers: dict[str, Sequence[str]], step: Ste
         marks = Marks(relay)
         replies = await deliver(relay, marks=marks)
     assert codes(replies) == {ADA: (step, code)}
-    assert len(marks.heard) == (step in {Step.DATA, Step.CONTENT})
+    assert len(marks.heard) == (step is Step.CONTENT)
     assert not [taken for taken in relay.taken if taken.reply]
 
 
@@ -124,8 +131,18 @@ async def test_when_all_recipients_are_refused_nothing_is_marked_or_sent() -> No
         replies = await deliver(relay, ADA, BOB, marks=marks)
     assert codes(replies) == {ADA: (Step.RCPT, 450), BOB: (Step.RCPT, 550)}
     assert marks.heard == []
-    assert "DATA" not in relay.commands
-    assert "RSET" in relay.commands
+    assert relay.taken == []
+
+
+async def test_a_refused_mail_leaves_the_session_usable() -> None:
+    async with Relay(for_recipient={BOB: "550 never"}).serve() as relay:
+        courier = Courier(target(relay), 1)
+        for _ in range(3):
+            assert codes(await courier.send(mail(BOB), Marks(relay))) == {BOB: (Step.RCPT, 550)}
+            assert codes(await courier.send(mail(), Marks(relay))) == {ADA: (Step.CONTENT, 250)}
+        assert relay.connections == 1
+        assert relay.commands.count("RSET") == 3
+        await courier.close()
 
 
 @pytest.mark.parametrize("error", [AsyncEmailError("lost"), LedgerUnavailableError("away")])
@@ -134,9 +151,9 @@ async def test_a_refused_mark_takes_the_transaction_back(error: AsyncEmailError)
         courier = Courier(target(relay), 1)
         with pytest.raises(type(error)):
             await courier.send(mail(), Marks(relay, error))
-        assert relay.commands[-1] == "RSET"
+        assert relay.commands[-1] == "DATA"
         assert codes(await courier.send(mail(), Marks(relay))) == {ADA: (Step.CONTENT, 250)}
-        assert relay.connections == 1
+        assert relay.connections == 2
         await courier.close()
     assert len(relay.taken) == 1
 
@@ -190,7 +207,7 @@ async def test_a_cancelled_mail_closes_its_session() -> None:
 
 async def test_a_relay_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "COMMAND_SECONDS", 0.1)
-    monkeypatch.setattr(session_module, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(opening, "CONNECT_SECONDS", 0.1)
     for answers, step in (({"BANNER": [HANG]}, Step.CONNECT), ({"RCPT": [HANG]}, Step.RCPT)):
         async with Relay(answers).serve() as relay:
             assert codes(await deliver(relay)) == {ADA: (step, 0)}
@@ -368,7 +385,7 @@ class TestAuth:
     async def test_a_password_does_not_travel_in_clear_text(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(session_module, "is_loopback", lambda _host: False)
+        monkeypatch.setattr(opening, "is_loopback", lambda _host: False)
         async with Relay(extensions=["AUTH PLAIN"]).serve() as relay:
             replies = await deliver(relay, username="u", password="p")
             assert codes(replies) == {ADA: (Step.CONNECT, 0)}

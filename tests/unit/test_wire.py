@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.courier.session import stuff
+from consumer.courier.transaction import stuff
 from mailjob.job import new_job_id
 from mailjob.topology import PoisonError, decode_doorbell, encode_doorbell
 
