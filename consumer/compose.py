@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, formataddr
+from functools import lru_cache, partial
 from typing import Final
 
 from jinja2 import StrictUndefined, Template, TemplateError
@@ -54,11 +55,33 @@ class CompiledTemplate:
     text: Template
     html: Template
 
+    def render(self, parameters: Mapping[str, str]) -> tuple[str, str, str]:
+        """Subject, text and HTML. Raises TemplateUnusableError."""
+        try:
+            return (
+                _render(self.subject, parameters),
+                _render(self.text, parameters),
+                _render(self.html, parameters),
+            )
+        except Exception as error:  # a template may call anything; whatever it raises is its author's
+            raise TemplateUnusableError(f"template {self.name} cannot be rendered: {error}") from error
+
+
+def _render(template: Template, parameters: Mapping[str, str]) -> str:
+    """As ``template.render``, with a plain dictionary for its context: half the time."""
+    context = template.new_context({**template.globals, **parameters}, shared=True)
+    return "".join(template.root_render_func(context))
+
 
 def compile_template(source: TemplateSource) -> CompiledTemplate:
     """Raises TemplateUnusableError that names the part and the line."""
-    plain = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    markup = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=True)
+    environment = partial(
+        SandboxedEnvironment,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        newline_sequence="\r\n",
+    )
+    plain, markup = environment(), environment(autoescape=True)
     try:
         return CompiledTemplate(
             source.name,
@@ -74,7 +97,7 @@ class Composer:
     """Composes mails from one sender. The bytes depend on the arguments alone."""
 
     def __init__(self, sender: Sender, templates: Sequence[CompiledTemplate]) -> None:
-        self._from = formataddr((sender.name, sender.address))
+        self._from = _header("From", formataddr((sender.name, sender.address)))
         self._domain = sender.address.rpartition("@")[2]
         self._templates = {template.name: template for template in templates}
 
@@ -86,22 +109,14 @@ class Composer:
         template = self._templates.get(job.body.template)
         if template is None:
             raise TemplateUnusableError(f"there is no template {job.body.template}")
-        try:
-            subject = template.subject.render(job.body.parameters)
-            text = template.text.render(job.body.parameters)
-            html = template.html.render(job.body.parameters)
-        except Exception as error:  # a template may call anything; whatever it raises is its author's
-            raise TemplateUnusableError(
-                f"template {template.name} cannot be rendered: {error}"
-            ) from error
+        subject, text, html = template.render(job.body.parameters)
         boundary = f"=_{job.id}"
-        created = datetime.fromtimestamp(created_ms // 1000, UTC)
         head = "".join(
             (
-                _header("From", self._from),
+                self._from,
                 _header("To", ",\r\n ".join(recipient.address for recipient in job.recipients)),
                 _header("Subject", encode_header(_BLANKS.sub(" ", subject).strip())),
-                _header("Date", format_datetime(created)),
+                f"Date: {_date(created_ms // 1000)}\r\n",
                 _header("Message-ID", f"<{job.id}@{self._domain}>"),
                 "MIME-Version: 1.0\r\n",
                 "Auto-Submitted: auto-generated\r\n",
@@ -114,6 +129,12 @@ class Composer:
             f"--{boundary}--\r\n"
         )
         return (head + parts).encode("ascii")
+
+
+@lru_cache(maxsize=64)
+def _date(seconds: int) -> str:
+    """RFC 5322, 3.3. Mails that are sent together were mostly accepted together as well."""
+    return format_datetime(datetime.fromtimestamp(seconds, UTC))
 
 
 def encode_header(text: str) -> str:
@@ -169,7 +190,9 @@ def encode_text(text: str) -> tuple[str, str]:
 
     Line ends become CR LF, and the last line has one.
     """
-    text = _LINE_END.sub("\r\n", text)
+    ends = text.count("\r\n")
+    if text.count("\r") != ends or text.count("\n") != ends:
+        text = _LINE_END.sub("\r\n", text)
     if not text.endswith("\r\n"):
         text += "\r\n"
     if _PLAIN_TEXT.fullmatch(text) and max(map(len, text.split("\r\n"))) <= LINE_CHARACTERS:

@@ -182,13 +182,13 @@ class Delivery:
         """Send what was claimed; count the rest. Gives back what cannot be read."""
         if isinstance(answer, Claim):
             reached(Failpoint.AFTER_CLAIM)
-            meters.CLAIMS.labels(result="claimed").inc()
+            meters.claim_result("claimed").inc()
             self._flights.launch(answer, self._fly)
             return None
         if isinstance(answer, Unreadable):
-            meters.CLAIMS.labels(result="unreadable").inc()
+            meters.claim_result("unreadable").inc()
             return answer
-        meters.CLAIMS.labels(result=answer.reason).inc()
+        meters.claim_result(answer.reason).inc()
         if answer.reason == "unknown":
             log.warning("unknown_job", job_id=answer.job_id)
         return None
@@ -221,7 +221,7 @@ class Delivery:
         completion = conclude(claim.job.recipients, replies, attempt)
         for reply in replies.values():
             reply_class = f"{reply.code // 100}xx" if reply.code else "none"
-            meters.RELAY_REPLIES.labels(step=reply.step, reply_class=reply_class).inc()
+            meters.relay_reply(reply.step, reply_class).inc()
         reached(Failpoint.AFTER_REPLY)
         if await self._complete(claim.job.id, claim.fence, completion):
             reached(Failpoint.AFTER_COMPLETE)
@@ -266,7 +266,7 @@ class Delivery:
         completion = Completion(status, None, int(delay * 1000) if alive else None, event)
         held = await self._complete(unreadable.job_id, unreadable.fence, completion)
         if held and not alive:
-            meters.FINISHED_JOBS.labels(outcome=Status.FAILED).inc()
+            meters.finished(Status.FAILED).inc()
 
     async def _complete(self, job_id: str, fence: int, completion: Completion) -> bool:
         """Tell the ledger, for as long as it takes: what a relay said must not be forgotten."""
@@ -293,7 +293,7 @@ class Delivery:
         if completion.event["event"] == "ambiguous":
             meters.AMBIGUOUS.inc()
         if completion.status in FINISHED:
-            meters.FINISHED_JOBS.labels(outcome=completion.status).inc()
+            meters.finished(completion.status).inc()
         if completion.status is Status.SENT:
             meters.END_TO_END_SECONDS.observe(flight.age_ms() / 1000)
         if completion.status is Status.DEFERRED:

@@ -84,7 +84,7 @@ class Reconciler:
             meters.AMBIGUOUS.inc()
             log.warning("job_ambiguous", job_id=job_id, policy=self._pace.policy)
         if self._pace.policy is AmbiguousPolicy.HOLD and swept.ambiguous:
-            meters.FINISHED_JOBS.labels(outcome=Status.UNCERTAIN).inc(len(swept.ambiguous))
+            meters.finished(Status.UNCERTAIN).inc(len(swept.ambiguous))
         if swept.unknown:
             meters.LEDGER_ORPHANS.inc(len(swept.unknown))
             log.error("ledger_lost_jobs", job_ids=list(swept.unknown)[:10], jobs=len(swept.unknown))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from prometheus_client import (
@@ -179,6 +180,13 @@ QUEUE_DEPTH: Final = Gauge(
 
 for _outcome in FINISHED:
     FINISHED_JOBS.labels(outcome=_outcome)
+
+# Where a metric is touched for every mail or request, its child is looked up once.
+claim_result = cache(CLAIMS.labels)
+finished = cache(FINISHED_JOBS.labels)
+relay_reply = cache(RELAY_REPLIES.labels)
+http_seconds = cache(HTTP_SECONDS.labels)
+http_requests = cache(HTTP_REQUESTS.labels)
 
 
 def show_census(census: Census) -> None:

@@ -79,8 +79,8 @@ class Observation:
     @staticmethod
     def _note(scope: HTTPScope, exchange: Exchange, seconds: float) -> None:
         method = scope["method"] if exchange.route != UNMATCHED else "other"
-        meters.HTTP_SECONDS.labels(method, exchange.route).observe(seconds)
-        meters.HTTP_REQUESTS.labels(method, exchange.route, str(exchange.status)).inc()
+        meters.http_seconds(method, exchange.route).observe(seconds)
+        meters.http_requests(method, exchange.route, exchange.status).inc()
         fields = {"job_id": exchange.job_id} if exchange.job_id else {}
         log.info(
             "request",

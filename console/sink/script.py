@@ -13,6 +13,7 @@ from typing import Final
 CLOSE: Final = "(close)"
 HANG: Final = "(hang)"
 
+_MESSAGE_ID = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _FAULT = re.compile(r"(?P<step>rcpt|data|content|drop|slow)-(?P<what>[a-z0-9.]+)(?:-x(?P<times>\d+))?\+")
 
 
@@ -37,11 +38,15 @@ class Taken:
     """A mail whose final dot was seen. ``reply`` is None where the connection was closed instead."""
 
     at: float
-    message_id: str
     sender: str
     recipients: tuple[str, ...]
     reply: str | None
     content: bytes
+
+    @property
+    def message_id(self) -> str:
+        found = _MESSAGE_ID.search(self.content)
+        return found[1].decode("latin-1") if found else ""
 
     @property
     def accepted(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 import ssl
 import time
 from collections import deque
@@ -13,8 +12,6 @@ from typing import cast
 
 from console.sink.script import CLOSE, HANG, Behaviour, Taken
 
-_MESSAGE_ID = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
-_BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _END = b"\r\n.\r\n"
 
 
@@ -29,6 +26,7 @@ class Session(asyncio.Protocol):
         self._in_content = False
         self._held = False
         self._hanging: tuple[str, Callable[[], None]] | None = None
+        self._replies: list[bytes] = []
         self._login: deque[str] = deque()
         self._secure = sink.implicit_tls
         self._mails = 0
@@ -53,6 +51,7 @@ class Session(asyncio.Protocol):
             self._close()
         else:
             self._reply("BANNER", "220 sink ESMTP")
+            self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._sessions.discard(self)
@@ -75,28 +74,39 @@ class Session(asyncio.Protocol):
             self._go_on()
 
     def _go_on(self) -> None:
+        self._obey_all()
+        self._flush()
+
+    def _obey_all(self) -> None:
         while self._buffer and not self._held and self._transport is not None:
             if self._in_content:
                 if not self._take_content():
                     return
             else:
-                line, ended, rest = self._buffer.partition(b"\r\n")
-                if not ended:
+                end = self._buffer.find(b"\r\n")
+                if end < 0:
                     return
-                self._buffer = bytearray(rest)
-                self._obey(line.decode("latin-1"))
+                line = self._buffer[:end].decode("latin-1")
+                del self._buffer[: end + 2]
+                self._obey(line)
 
     # Replies
 
     def _say(self, reply: str) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        wire = reply.encode("utf-8", "surrogateescape") + b"\r\n"
+        self._replies.append(reply.encode("utf-8", "surrogateescape") + b"\r\n")
+
+    def _flush(self) -> None:
+        """Send all replies of this moment at once, as a relay that pipelines does."""
+        if not self._replies:
+            return
+        wire = b"".join(self._replies)
+        self._replies.clear()
         if self._sink.script.delay:
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._sink.script.delay, self._write, wire)
+            asyncio.get_running_loop().call_later(self._sink.script.delay, self._write, wire)
         else:
-            self._transport.write(wire)
+            self._write(wire)
 
     def _hang(self, reply: str, before: Callable[[], None] = lambda: None) -> None:
         """Take no more input until ``let_go``; then ``before``, and the reply."""
@@ -107,6 +117,7 @@ class Session(asyncio.Protocol):
             self._transport.write(wire)
 
     def _close(self) -> None:
+        self._flush()
         if self._transport is not None:
             self._transport.close()
 
@@ -215,7 +226,8 @@ class Session(asyncio.Protocol):
     def _answer_content(self, content: bytes) -> None:
         asked = self._faults.get("content")
         reply = f"{asked} as asked" if asked else self._sink.answer("CONTENT", "250 2.0.0 taken")
-        if _BARE_LINE_END.search(content):
+        ends = content.count(b"\r\n")
+        if content.count(b"\r") != ends or content.count(b"\n") != ends:
             reply = "550 5.6.0 bare line end"
         seconds = self._faults.get("slow")
         if self._faults.get("dot") == CLOSE or reply == CLOSE:
@@ -237,10 +249,8 @@ class Session(asyncio.Protocol):
         self, content: bytes, reply: str | None, recipients: tuple[str, ...] | None = None
     ) -> None:
         if self._sink.on_taken is not None:
-            found = _MESSAGE_ID.search(content)
-            message_id = found[1].decode("latin-1") if found else ""
             to = tuple(self._recipients) if recipients is None else recipients
-            self._sink.on_taken(Taken(time.time(), message_id, self._sender, to, reply, content))
+            self._sink.on_taken(Taken(time.time(), self._sender, to, reply, content))
 
     # TLS and AUTH
 
