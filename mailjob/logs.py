@@ -55,7 +55,6 @@ def set_up_logs(settings: LedgerSettings) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
     ]
     after: list[Processor] = (
         [
