@@ -15,14 +15,11 @@ from mailjob.ledger import Ledger
 from mailjob.settings import ApiAuth, ServiceSettings
 from service import routes
 from service.authentication import Authenticator
+from service.connection import Connection
 from service.observation import Observation
 from service.problems import Problem
 from service.publisher import Publisher
 from service.submission import Submission
-
-MOST_BODY_BYTES: Final = 64 * 1024
-BODY_SECONDS: Final = 10
-"""A client that sends its body more slowly is answered 408."""
 
 LEDGER_SECONDS: Final = 1.5
 """Longest wait for the ledger: an answer, if only 503, comes within 2 s."""
@@ -45,14 +42,10 @@ def make_app(settings: ServiceSettings) -> Quart:
     authenticator = Authenticator(ledger.keyring) if settings.api_auth is ApiAuth.KEYS else None
 
     app = Quart("async-email", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
-    app.config["BODY_TIMEOUT"] = BODY_SECONDS
-    app.register_blueprint(
-        routes.make_routes(
-            routes.Parts(ledger, submission, authenticator, broker_up=lambda: publisher.up)
-        )
+    app.asgi_http_class = Connection
+    routes.add_routes(
+        app, routes.Parts(ledger, submission, authenticator, broker_up=lambda: publisher.up)
     )
-    app.before_request(routes.note_route)
     app.register_error_handler(Problem, routes.answer_problem)
     app.register_error_handler(LedgerUnavailableError, routes.answer_ledger_unavailable)
     app.register_error_handler(BacklogFullError, routes.answer_full)

@@ -16,6 +16,7 @@ import structlog
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, Scope
 from quart import Quart
 from structlog.contextvars import bind_contextvars, clear_contextvars
+from werkzeug.exceptions import HTTPException
 
 from mailjob import meters
 
@@ -31,13 +32,21 @@ log = structlog.get_logger()
 class Exchange:
     """One request and its answer, as far as they have come."""
 
-    __slots__ = ("job_id", "request_id", "route", "status")
+    __slots__ = ("body", "job_id", "request_id", "route", "status")
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.route = UNMATCHED
         self.status = CLIENT_GONE
         self.job_id: str | None = None
+        self.body: bytes | HTTPException = b""
+        """All of it, or why it was not taken."""
+
+    def whole_body(self) -> bytes:
+        """Raises RequestEntityTooLarge, RequestTimeout."""
+        if isinstance(self.body, HTTPException):
+            raise self.body
+        return self.body
 
 
 CURRENT: ContextVar[Exchange] = ContextVar("exchange")

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from quart import Blueprint, Response, request
+from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
 from mailjob import meters
@@ -49,16 +49,15 @@ class Parts:
     broker_up: Callable[[], bool]
 
 
-def make_routes(parts: Parts) -> Blueprint:
-    """The routes as a blueprint; one function each."""
-    routes = Blueprint("api", __name__)
+def add_routes(app: Quart, parts: Parts) -> None:
+    """The routes, one function each. Not as a blueprint: Quart looks for its hooks at every request."""
 
     async def authenticate() -> str:
         if parts.authenticator is None:
             return ""
         return await parts.authenticator.check(request.headers.get("Authorization"))
 
-    @routes.post("/start-job")
+    @app.post("/start-job")
     async def start_job() -> Response:
         client = await authenticate()
         if request.mimetype != JSON:
@@ -67,7 +66,7 @@ def make_routes(parts: Parts) -> Blueprint:
                 "unsupported-media-type",
                 f"The body must be JSON, sent with Content-Type: {JSON}.",
             )
-        job = parse_start_job(await _body(), new_job_id())
+        job = parse_start_job(CURRENT.get().whole_body(), new_job_id())
         idempotency = _idempotency(request.headers.get("Idempotency-Key"), client, job)
         result = await parts.submission.submit(job, idempotency)
         CURRENT.get().job_id = result.job_id
@@ -77,7 +76,7 @@ def make_routes(parts: Parts) -> Blueprint:
             answer.headers["Idempotent-Replayed"] = "true"
         return answer
 
-    @routes.get("/jobs/<job_id>")
+    @app.get("/jobs/<job_id>")
     async def job(job_id: str) -> Response:
         await authenticate()
         record = await parts.ledger.read(job_id) if is_job_id(job_id) else None
@@ -93,7 +92,7 @@ def make_routes(parts: Parts) -> Blueprint:
             waits = consumers(await parts.ledger.census())
         return _json(present(record, waits), HTTPStatus.OK)
 
-    @routes.get("/metrics")
+    @app.get("/metrics")
     async def metrics() -> Response:
         try:
             census = await parts.ledger.census()
@@ -103,11 +102,11 @@ def make_routes(parts: Parts) -> Blueprint:
             meters.show_census(census)
         return Response(generate_latest(meters.REGISTRY), content_type=CONTENT_TYPE_LATEST)
 
-    @routes.get("/livez")
+    @app.get("/livez")
     async def livez() -> Response:
         return _json({"status": "alive"}, HTTPStatus.OK)
 
-    @routes.get("/readyz")
+    @app.get("/readyz")
     async def readyz() -> Response:
         """Ready means: a job can be accepted. Without the broker it can; its mail goes out later."""
         checks = {"ledger": "ok", "broker": "ok" if parts.broker_up() else "down: mail is delayed"}
@@ -122,18 +121,11 @@ def make_routes(parts: Parts) -> Blueprint:
         ready = "ready" if status is HTTPStatus.OK else "not ready"
         return _json({"status": ready, "checks": checks}, status)
 
-    return routes
-
 
 async def _durability(ledger: Ledger) -> str:
     problems = await ledger.durability()
     meters.LEDGER_DURABLE.set(not problems)
     return "; ".join([*problems, "accepted jobs can be lost"]) if problems else "ok"
-
-
-async def _body() -> bytes:
-    body = await request.get_data(as_text=False)
-    return body if isinstance(body, bytes) else body.encode()
 
 
 def _idempotency(key: str | None, client: str, job: Job) -> Idempotency | None:
@@ -149,12 +141,6 @@ def _idempotency(key: str | None, client: str, job: Job) -> Idempotency | None:
 
 def _json(document: object, status: HTTPStatus) -> Response:
     return Response(msgspec.json.encode(document) + b"\n", status=status, content_type=JSON)
-
-
-async def note_route() -> None:
-    """Tell the observation which route this is; runs before each request."""
-    if request.url_rule is not None:
-        CURRENT.get().route = request.url_rule.rule
 
 
 async def answer_problem(problem: Problem) -> Response:

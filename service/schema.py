@@ -109,7 +109,9 @@ def _name(document: Mapping[str, Any], faults: list[Fault]) -> str:
     problem = None
     if not 1 <= len(value) <= NAME_CHARACTERS:
         problem = f"must have 1 to {NAME_CHARACTERS} characters; this one has {len(value)}"
-    elif any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
+    elif not value.isprintable() and any(
+        unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value
+    ):
         problem = "must not contain control characters or line breaks"
     elif _TEXT_DIRECTION.search(value):
         problem = "must not contain characters that turn the direction of text"
