@@ -53,7 +53,7 @@ class Daemon:
         self._delivery = Delivery(
             policy=Policy(
                 consumer=name,
-                concurrency=settings.consumer_concurrency,
+                concurrency=settings.most_in_flight,
                 lease=settings.lease_seconds,
                 retry_schedule=settings.retry_schedule,
                 lifetime=settings.job_lifetime,

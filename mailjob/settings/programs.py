@@ -165,12 +165,12 @@ class ConsumerSettings(_ReconcileSettings):
         meaning="templates that replace the built-in ones of the same name",
         unset=None,
     )
-    consumer_concurrency: int = setting(
+    consumer_concurrency: int | None = setting(
         "CONSUMER_CONCURRENCY",
         values.whole(1, 10_000),
         "1 to 10000",
-        "100",
-        meaning="mails one consumer has in flight",
+        meaning="mails one consumer has in flight; unset: 100, or three for each of `SMTP_CONNECTIONS`",
+        unset=None,
     )
     consumer_metrics_bind: Bind = setting(
         "CONSUMER_METRICS_BIND",
@@ -214,6 +214,11 @@ class ConsumerSettings(_ReconcileSettings):
         "resend",
         meaning="what to do when the connection is lost after the final dot",
     )
+
+    @property
+    def most_in_flight(self) -> int:
+        """Enough to have one mail ready behind each that is being sent, and one being completed."""
+        return self.consumer_concurrency or max(100, 3 * self.smtp_connections)
 
     def problems(self) -> list[str]:
         if self.consumer_metrics_bind.path:
