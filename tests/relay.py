@@ -17,7 +17,7 @@ __all__ = ["CLOSE", "HANG", "Relay", "in_thread"]
 class Relay(Sink):
     """``for_recipient`` has replies to RCPT by address."""
 
-    offers: Sequence[str] = ("8BITMIME",)
+    offers: Sequence[str] = ("PIPELINING", "8BITMIME")
     """Where ``extensions`` says nothing else."""
 
     def __init__(
