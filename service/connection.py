@@ -14,6 +14,7 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEven
 from quart import Response
 from quart.asgi import ASGIHTTPConnection
 from quart.utils import encode_headers
+from quart.wrappers.response import DataBody
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 from service.observation import CURRENT
@@ -67,7 +68,7 @@ async def _read(receive: ASGIReceiveCallable) -> bytes:
 async def _answer(response: Response, send: ASGISendCallable) -> None:
     headers = encode_headers(response.headers)
     start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
-    body = await response.get_data(as_text=False)
+    body = response.response.data if isinstance(response.response, DataBody) else b""
     await send(cast(ASGISendEvent, start))
     await send({"type": "http.response.body", "body": body, "more_body": False})
 

@@ -24,7 +24,7 @@ PACE_SECONDS: Final = 0.001
 load a doorbell carries the ids of this time, and the thread leaves the interpreter to the event loop: at
 3,000 accepts a second, ringing every 5 ms cost each of them 100 us."""
 
-LONGEST_PACE_SECONDS: Final = 0.02
+LONGEST_PACE_SECONDS: Final = 0.05
 
 _DECLARE_SECONDS = 5.0
 _FIRST_BACKOFF = 0.1
