@@ -8,14 +8,10 @@ machines are not: quote the ratios.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from benchmarks import report
 from benchmarks.suites import Suite, suites
-
-PICTURE: Final = Path(__file__).parent.parent / "docs/pictures/performance.svg"
-SHOWN: Final = ("accept", "deliver", "far", "whole")
 
 
 def measure(suite: Suite, rounds: int) -> dict[str, Any]:
@@ -41,21 +37,15 @@ def main() -> None:
     parser.add_argument("suite", nargs="*", help=f"of {', '.join(known)}; all where none is named")
     parser.add_argument("--rounds", type=int, help="repeat each this often")
     parser.add_argument("--scale", type=float, default=1.0, help="a part or a multiple of the mails")
-    parser.add_argument("--draw", action="store_true", help="only draw the picture anew")
     options = parser.parse_args()
     if unknown := set(options.suite) - set(known):
         parser.error(f"there is no suite {', '.join(unknown)}; there are {', '.join(known)}")
-    if not options.draw:
-        results = {
-            suite.name: measure(suite, options.rounds or suite.rounds)
-            for suite in suites(options.scale)
-            if suite.name in (options.suite or known)
-        }
-        print(f"written to {report.write_json(results)}")
-    document = report.newest()
-    if all(name in document["suites"] for name in SHOWN):
-        PICTURE.parent.mkdir(exist_ok=True)
-        PICTURE.write_text(report.draw(document, SHOWN))
+    results = {
+        suite.name: measure(suite, options.rounds or suite.rounds)
+        for suite in suites(options.scale)
+        if suite.name in (options.suite or known)
+    }
+    print(f"written to {report.write_json(results)}; ./run docs makes tables and a picture of it")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures as a table, as JSON and as a picture."""
+"""Figures on the terminal and as JSON; ``./run docs`` makes tables and the picture of that."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -18,8 +17,6 @@ from benchmarks.suites import Suite
 RESULTS: Final = Path(__file__).parent / "results"
 
 UNITS: Final = {"rate": "/s", "megabytes": " MB", "cpu_us": " us of CPU each"}
-
-BAR, LEFT, RIGHT, WIDTH = 20, 190, 90, 760
 
 
 def medians(rounds: Sequence[Figures]) -> dict[str, float]:
@@ -66,38 +63,3 @@ def write_json(results: Mapping[str, Mapping[str, Any]]) -> Path:
     document.setdefault("suites", {}).update(results)
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     return path
-
-
-def newest() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(max(RESULTS.glob("*.json")).read_text())
-    return document
-
-
-def draw(document: Mapping[str, Any], suites: Sequence[str]) -> str:
-    """Bars of the rates of these suites, as SVG; ours are dark. Each suite has a scale of its own."""
-    rows: list[str] = []
-    y = 10
-    for name in suites:
-        suite = document["suites"][name]
-        rates = {system: figures["rate"] for system, figures in suite["figures"].items()}
-        y += 24
-        rows.append(f'<text x="8" y="{y}" class="title">{escape(suite["title"])}</text>')
-        y += 10
-        for system, rate in sorted(rates.items(), key=lambda item: -item[1]):
-            length = max(1.0, (WIDTH - LEFT - RIGHT) * rate / max(rates.values()))
-            kind = "ours" if system.startswith("ours") else "other"
-            rows.append(
-                f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{escape(system)}</text>'
-                f'<rect x="{LEFT}" y="{y}" width="{length:.0f}" height="{BAR - 5}" class="{kind}"/>'
-                f'<text x="{LEFT + length + 6:.0f}" y="{y + 13}">{rate:,.0f}</text>'
-            )
-            y += BAR
-    style = (
-        "text{font:12px sans-serif;fill:#1f2933}.title{font-weight:bold}"
-        ".ours{fill:#1d5fa8}.other{fill:#b6c2cf}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + 14}" '
-        f'viewBox="0 0 {WIDTH} {y + 14}"><style>{style}</style>'
-        f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(rows)}</svg>\n'
-    )

@@ -7,10 +7,11 @@ import sys
 from consumer.daemon import Daemon
 from mailjob.process import run_program
 from mailjob.settings import ConsumerSettings
+from mailjob.supervision import Supervisor
 
 
-async def consume(settings: ConsumerSettings) -> bool:
-    return await Daemon(settings).run()
+async def consume(settings: ConsumerSettings, supervisor: Supervisor) -> bool:
+    return await Daemon(settings).run(supervisor)
 
 
 if __name__ == "__main__":

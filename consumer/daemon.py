@@ -25,6 +25,7 @@ from mailjob.durability import watch_durability
 from mailjob.errors import StartError
 from mailjob.ledger import Ledger
 from mailjob.settings import AmbiguousPolicy, ConsumerSettings
+from mailjob.supervision import Supervisor
 
 LEDGER_SECONDS: Final = 5.0
 BROKER_SECONDS: Final = 8.0
@@ -75,7 +76,7 @@ class Daemon:
         self._reconciler = Reconciler(self._ledger, self._inbox, pace, self._delivery.renew)
         self._name = name
 
-    async def run(self) -> bool:
+    async def run(self, supervisor: Supervisor) -> bool:
         """Work until SIGTERM or SIGINT, then drain. False when a part of it died instead.
 
         Raises StartError when the metrics cannot be shown where they are wanted.
@@ -93,9 +94,11 @@ class Daemon:
         intake_work = {_task(self._delivery.run()), _task(self._reconciler.run())}
         side_work = {
             _task(self._delivery.keep_leases()),
+            _task(supervisor.keep_alive()),
             _task(self._courier.tidy()),
             _task(watch_durability(self._ledger)),
         }
+        supervisor.ready()
         log.info("consumer_started", consumer=self._name, metrics=f"{bind.host}:{server.server_port}")
         waiter = _task(stopping.wait())
         try:
@@ -104,6 +107,7 @@ class Daemon:
             )
             for task in ended - {waiter}:
                 log.error("part_died", part=task.get_name(), exc_info=task.exception())
+            supervisor.stopping()
             await self._drain(intake_work)
         finally:
             for task in {waiter, *intake_work, *side_work}:

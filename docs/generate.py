@@ -1,16 +1,26 @@
-"""Writes the generated parts of the README anew: the settings table and the diagram of statuses.
+"""Writes the generated parts of the documents anew: settings, diagram of statuses, measured figures.
 
-``./run docs`` runs it; a test holds the README to what it would write.
+``./run docs`` runs it; a test holds the documents to what it would write.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from html import escape
 from pathlib import Path
+from typing import Any
 
 from mailjob.lifecycle import FINISHED, TRANSITIONS
 from mailjob.settings import settings_table
 
-README = Path(__file__).parent.parent / "README.md"
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+PERFORMANCE = HERE / "performance.md"
+PICTURE = HERE / "pictures/performance.svg"
+RESULTS = HERE.parent / "benchmarks/results"
+
+UNITS = {"rate": "/s", "megabytes": "MB", "cpu_us": "us of CPU each", "median_ms": "ms", "p99_ms": "ms"}
 
 
 def status_diagram() -> str:
@@ -33,17 +43,81 @@ def settings_rows() -> str:
     return "\n".join(lines)
 
 
-def render(text: str) -> str:
-    """The README with its generated parts as they should be."""
-    for name, part in (("statuses", status_diagram()), ("settings", settings_rows())):
+def newest_results() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(max(RESULTS.glob("*.json")).read_text(encoding="utf-8"))
+    return document
+
+
+def performance_tables(document: Mapping[str, Any]) -> str:
+    """A table of targets, and one of figures for each suite."""
+    lines = ["| measure | value | wanted | |", "|---|---|---|---|"]
+    for suite in document["suites"].values():
+        for row in suite["targets"]:
+            bound = "at most" if row["bound"] == "most" else "at least"
+            value = f"**{row['value']:,.4g}** {row['unit']}"
+            met = "" if row["met"] else "not met"
+            lines.append(f"| {row['what']} | {value} | {bound} {row['wanted']:,.3g} | {met} |")
+    for suite in document["suites"].values():
+        columns = dict.fromkeys(
+            name for row in suite["figures"].values() for name in row if name in UNITS
+        )
+        heads = [f"{name.split('_')[0]} ({UNITS[name]})" for name in columns]
+        lines += ["", f"**{suite['title']}** (medians of {suite['rounds']})", ""]
+        lines += [f"| | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
+        for system, row in suite["figures"].items():
+            cells = [f"{row[name]:,.4g}" if name in row else "" for name in columns]
+            lines.append(f"| {system} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw_rates(document: Mapping[str, Any]) -> str:
+    """Bars for the rates beside the peers', as SVG. Each suite has a scale of its own."""
+    bar, left, right, width = 20, 190, 90, 760
+    rows: list[str] = []
+    y = 10
+    for suite in (document["suites"][name] for name in ("accept", "deliver", "far", "whole")):
+        rates = {system: figures["rate"] for system, figures in suite["figures"].items()}
+        rows.append(f'<text x="8" y="{y + 24}" class="title">{escape(suite["title"])}</text>')
+        y += 34
+        for system, rate in sorted(rates.items(), key=lambda item: -item[1]):
+            length = max(1.0, (width - left - right) * rate / max(rates.values()))
+            kind = "ours" if system.startswith("ours") else "other"
+            rows.append(
+                f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(system)}</text>'
+                f'<rect x="{left}" y="{y}" width="{length:.0f}" height="{bar - 5}" class="{kind}"/>'
+                f'<text x="{left + length + 6:.0f}" y="{y + 13}">{rate:,.0f}</text>'
+            )
+            y += bar
+    style = (
+        "text{font:12px sans-serif;fill:#1f2933}.title{font-weight:bold}"
+        ".ours{fill:#1d5fa8}.other{fill:#b6c2cf}"
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 14}" '
+        f'viewBox="0 0 {width} {y + 14}"><style>{style}</style>'
+        f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(rows)}</svg>\n'
+    )
+
+
+def render(document: Path) -> str:
+    """One of the documents with its generated parts as they should be."""
+    text = document.read_text(encoding="utf-8")
+    parts = {"statuses": status_diagram, "settings": settings_rows}
+    if document == PERFORMANCE:
+        parts = {"performance": lambda: performance_tables(newest_results())}
+    for name, make in parts.items():
+        part = make()
         begin, end = f"<!-- {name}: made by ./run docs -->\n", f"\n<!-- end of {name} -->"
         before, begun, rest = text.partition(begin)
         _, ended, after = rest.partition(end)
         if not (begun and ended):
-            raise ValueError(f"the README lacks the marks of its part {name}")
+            raise ValueError(f"{document.name} lacks the marks of its part {name}")
         text = before + begin + part + end + after
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in (README, PERFORMANCE):
+        document.write_text(render(document), encoding="utf-8")
+    PICTURE.parent.mkdir(exist_ok=True)
+    PICTURE.write_text(draw_rates(newest_results()), encoding="utf-8")

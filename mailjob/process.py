@@ -14,6 +14,7 @@ from mailjob.errors import AsyncEmailError, SettingsError
 from mailjob.failpoints import arm
 from mailjob.logs import set_up_logs
 from mailjob.settings import LedgerSettings, Source, read_settings
+from mailjob.supervision import Supervisor
 
 S = TypeVar("S", bound=LedgerSettings)
 
@@ -24,7 +25,9 @@ EX_CONFIG: Final = 78
 GC_THRESHOLDS: Final = (20_000, 20, 20)
 
 
-def run_program(name: str, kind: type[S], work: Callable[[S], Coroutine[Any, Any, bool]]) -> int:
+def run_program(
+    name: str, kind: type[S], work: Callable[[S, Supervisor], Coroutine[Any, Any, bool]]
+) -> int:
     """Read the settings of ``kind``, run ``work`` on an event loop, and give the exit status.
 
     ``work`` gives False when a part of it died. What cannot start says so on stderr, in words.
@@ -43,7 +46,7 @@ def run_program(name: str, kind: type[S], work: Callable[[S], Coroutine[Any, Any
     gc.set_threshold(*GC_THRESHOLDS)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return 0 if runner.run(work(settings)) else EX_SOFTWARE
+            return 0 if runner.run(work(settings, Supervisor(os.environ))) else EX_SOFTWARE
     except AsyncEmailError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return EX_UNAVAILABLE

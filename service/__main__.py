@@ -14,6 +14,7 @@ from hypercorn.config import Config
 from mailjob.errors import StartError
 from mailjob.process import run_program
 from mailjob.settings import Bind, ServiceSettings
+from mailjob.supervision import Supervisor
 from service.app import make_app
 
 DRAIN_SECONDS: Final = 20.0
@@ -35,17 +36,27 @@ def server_config(bind: Bind) -> Config:
     return config
 
 
-async def serve_until_stopped(settings: ServiceSettings) -> bool:
+async def serve_until_stopped(settings: ServiceSettings, supervisor: Supervisor) -> bool:
     """Raises StartError when the address is taken or not ours."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+
+    async def stopped() -> None:
+        """Hypercorn waits for this once it listens."""
+        supervisor.ready()
+        await stopping.wait()
+        supervisor.stopping()
+
     config = server_config(settings.api_bind)
+    living = asyncio.create_task(supervisor.keep_alive())
     try:
-        await serve(make_app(settings), config, shutdown_trigger=stopping.wait)
+        await serve(make_app(settings), config, shutdown_trigger=stopped)
     except OSError as error:
         raise StartError(f"cannot listen on API_BIND={settings.api_bind}: {error}") from error
+    finally:
+        living.cancel()
     return True
 
 

@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_generated_parts_are_up_to_date() -> None:
+@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
+def test_the_generated_parts_are_up_to_date(name: str) -> None:
     render = runpy.run_path(str(ROOT / "docs/generate.py"))["render"]
-    assert render(README) == README, "run ./run docs"
+    assert render(ROOT / name) == (ROOT / name).read_text(), "run ./run docs"
 
 
 @pytest.mark.parametrize("status", Status)
