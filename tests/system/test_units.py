@@ -28,7 +28,7 @@ def test_systemd_understands_every_line(path: Path, tmp_path: Path) -> None:
     for unit in UNITS.iterdir():
         text = unit.read_text().replace("/opt/async-email/current/bin/python", "/bin/true")
         copies[unit.name].write_text(text)
-    command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", copies[path.name]]
+    command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(copies[path.name])]
     complaints = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     ours = [line for line in complaints.splitlines() if "async-email" in line]
     assert ours == []
