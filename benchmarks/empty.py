@@ -13,7 +13,6 @@ import uvloop
 from hypercorn.asyncio import serve
 from quart import Quart
 
-from mailjob.settings import Bind
 from service.__main__ import server_config
 
 app = Quart("empty", static_folder=None)
@@ -27,7 +26,9 @@ async def start_job() -> tuple[str, int]:
 async def main(port: int) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    await serve(app, server_config(Bind("127.0.0.1", port)), shutdown_trigger=stopping.wait)
+    config = server_config()
+    config.bind = [f"127.0.0.1:{port}"]
+    await serve(app, config, shutdown_trigger=stopping.wait)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from hypercorn.config import Config
 
 from mailjob.errors import StartError
 from mailjob.process import run_program
-from mailjob.settings import Bind, ServiceSettings
+from mailjob.settings import ServiceSettings
 from mailjob.supervision import Supervisor
 from service.app import make_app
+from service.listener import Listener
 
 DRAIN_SECONDS: Final = 20.0
 """How long requests under way may take to end after SIGTERM."""
@@ -24,9 +25,8 @@ KEEP_ALIVE_SECONDS: Final = 75.0
 """Longer than Nginx keeps an idle upstream connection (60 s): it never writes into a closed one."""
 
 
-def server_config(bind: Bind) -> Config:
+def server_config() -> Config:
     config = Config()
-    config.bind = [str(bind)]
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
@@ -44,17 +44,20 @@ async def serve_until_stopped(settings: ServiceSettings, supervisor: Supervisor)
         loop.add_signal_handler(number, stopping.set)
 
     async def stopped() -> None:
-        """Hypercorn waits for this once it listens."""
+        """Hypercorn waits for this once it listens, and closes its socket after it."""
         supervisor.ready()
         await stopping.wait()
         supervisor.stopping()
+        await listener.leave()
 
-    config = server_config(settings.api_bind)
+    config = server_config()
+    try:
+        listener = Listener(settings.api_bind, config)
+    except OSError as error:
+        raise StartError(f"cannot listen on API_BIND={settings.api_bind}: {error}") from error
     living = asyncio.create_task(supervisor.keep_alive())
     try:
         await serve(make_app(settings), config, shutdown_trigger=stopped)
-    except OSError as error:
-        raise StartError(f"cannot listen on API_BIND={settings.api_bind}: {error}") from error
     finally:
         living.cancel()
     return True

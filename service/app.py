@@ -7,18 +7,16 @@ from typing import Final
 
 import structlog
 from quart import Quart
-from werkzeug.exceptions import HTTPException
 
 from mailjob.durability import watch_durability
-from mailjob.errors import BacklogFullError, IdempotencyConflictError, LedgerUnavailableError
 from mailjob.ledger import Ledger
 from mailjob.settings import ApiAuth, ServiceSettings
-from service import routes
+from service import routes, start_job
 from service.authentication import Authenticator
-from service.connection import Connection
+from service.connection import Application
 from service.observation import Observation
-from service.problems import Problem
 from service.publisher import Publisher
+from service.start_job import StartJob
 from service.submission import Submission
 
 LEDGER_SECONDS: Final = 1.5
@@ -41,17 +39,9 @@ def make_app(settings: ServiceSettings) -> Quart:
     )
     authenticator = Authenticator(ledger.keyring) if settings.api_auth is ApiAuth.KEYS else None
 
-    app = Quart("async-email", static_folder=None)
-    app.asgi_http_class = Connection
-    routes.add_routes(
-        app, routes.Parts(ledger, submission, authenticator, broker_up=lambda: publisher.up)
-    )
-    app.register_error_handler(Problem, routes.answer_problem)
-    app.register_error_handler(LedgerUnavailableError, routes.answer_ledger_unavailable)
-    app.register_error_handler(BacklogFullError, routes.answer_full)
-    app.register_error_handler(IdempotencyConflictError, routes.answer_conflict)
-    app.register_error_handler(HTTPException, routes.answer_http_exception)
-    app.register_error_handler(Exception, routes.answer_unexpected)
+    app = Application("async-email", {start_job.PATH: StartJob(submission, authenticator)})
+    routes.add_routes(app, routes.Parts(ledger, authenticator, broker_up=lambda: publisher.up))
+    app.register_error_handler(Exception, routes.answer_error)
 
     watching: list[asyncio.Task[None]] = []
 

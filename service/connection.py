@@ -8,16 +8,18 @@ sent in one piece. That spares three tasks a request, a seventh of what one cost
 from __future__ import annotations
 
 import asyncio
-from typing import Final, cast
+from collections.abc import Mapping
+from typing import Final, Protocol, cast
 
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
-from quart import Response
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from quart import Quart, Response
 from quart.asgi import ASGIHTTPConnection
 from quart.utils import encode_headers
 from quart.wrappers.response import DataBody
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
-from service.observation import CURRENT
+from service.answers import Answer, problem_answer
+from service.observation import CURRENT, Exchange
 
 MOST_BODY_BYTES: Final = 64 * 1024
 
@@ -26,6 +28,14 @@ BODY_SECONDS: Final = 10.0
 
 LINGER_SECONDS: Final = 1.0
 """How long a client may go on sending a body that was refused already, and still read the answer."""
+
+
+class Direct(Protocol):
+    """Answers a path by itself. What it raises becomes a problem."""
+
+    async def __call__(
+        self, method: str, headers: Mapping[bytes, bytes], exchange: Exchange
+    ) -> Answer: ...
 
 
 class Connection(ASGIHTTPConnection):
@@ -42,13 +52,40 @@ class Connection(ASGIHTTPConnection):
             exchange.body = error
         except ConnectionError:  # the client left: there is nobody to answer
             return
-        request = self._create_request_from_scope(send)
-        response = await self.app.handle_request(request)
-        if request.url_rule is not None:
-            exchange.route = request.url_rule.rule
-        await _answer(cast(Response, response), send)
+        path = self.scope["path"]
+        direct = cast(Application, self.app).direct.get(path)
+        if direct is None:
+            await self._answer_by_quart(exchange, send)
+        else:
+            exchange.route = path
+            await _send_answer(await self._answer_by(direct, exchange), send)
         if isinstance(exchange.body, HTTPException):
             await _linger(receive)
+
+    async def _answer_by(self, direct: Direct, exchange: Exchange) -> Answer:
+        headers = {name.lower(): value for name, value in reversed(list(self.scope["headers"]))}
+        try:
+            return await direct(self.scope["method"], headers, exchange)
+        except Exception as error:  # noqa: BLE001 - every error is answered
+            return problem_answer(error, exchange.request_id, reading=False)
+
+    async def _answer_by_quart(self, exchange: Exchange, send: ASGISendCallable) -> None:
+        request = self._create_request_from_scope(send)
+        response = cast(Response, await self.app.handle_request(request))
+        if request.url_rule is not None:
+            exchange.route = request.url_rule.rule
+        body = response.response.data if isinstance(response.response, DataBody) else b""
+        await _send(response.status_code, encode_headers(response.headers), body, send)
+
+
+class Application(Quart):
+    """Quart, with some paths that are answered directly."""
+
+    asgi_http_class = Connection
+
+    def __init__(self, name: str, direct: Mapping[str, Direct]) -> None:
+        super().__init__(name, static_folder=None)
+        self.direct = direct
 
 
 async def _read(receive: ASGIReceiveCallable) -> bytes:
@@ -65,11 +102,19 @@ async def _read(receive: ASGIReceiveCallable) -> bytes:
             return body
 
 
-async def _answer(response: Response, send: ASGISendCallable) -> None:
-    headers = encode_headers(response.headers)
-    start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
-    body = response.response.data if isinstance(response.response, DataBody) else b""
-    await send(cast(ASGISendEvent, start))
+async def _send_answer(answer: Answer, send: ASGISendCallable) -> None:
+    headers = [
+        (b"content-type", answer.content_type.encode()),
+        (b"content-length", b"%d" % len(answer.body)),
+        *((name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers),
+    ]
+    await _send(answer.status, headers, answer.body, send)
+
+
+async def _send(
+    status: int, headers: list[tuple[bytes, bytes]], body: bytes, send: ASGISendCallable
+) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 

@@ -296,6 +296,6 @@ async def test_a_bug_is_a_500_that_says_where_to_look(
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("service.routes.parse_start_job", broken)
+    monkeypatch.setattr("service.start_job.parse_start_job", broken)
     document = await problem(await client.post("/start-job", json=ADA), 500, "internal-error")
     assert "secret" not in str(document)

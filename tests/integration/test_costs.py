@@ -152,7 +152,7 @@ async def calls_a_request(app: Quart) -> float:
 
 
 async def test_calls_to_accept_a_job(server: LedgerServer) -> None:
-    """Little more than Quart's own way of doing nothing: 478 calls beside 385 when this was written."""
+    """Less than Quart takes for doing nothing: 297 calls beside 385 when this was written."""
     empty = Quart("empty", static_folder=None)
 
     @empty.post("/start-job")
@@ -165,4 +165,4 @@ async def test_calls_to_accept_a_job(server: LedgerServer) -> None:
     async with app.test_app():
         ours = await calls_a_request(app)
     nothing_at_all = await calls_a_request(empty)
-    assert ours < 1.3 * nothing_at_all, (ours, nothing_at_all)
+    assert ours < 0.85 * nothing_at_all, (ours, nothing_at_all)

@@ -1,0 +1,66 @@
+"""The socket that the service listens on, and how it is left without failing anybody.
+
+Closing a listening socket resets the connections that wait to be accepted. So a service that stops first
+sees to it that no more come, then takes in those that wait, and only then lets go of the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import select
+import socket
+import struct
+from pathlib import Path
+from typing import Final
+
+from hypercorn.config import Config
+
+from mailjob.settings import Bind
+
+SETTLE_SECONDS: Final = 0.25
+"""For handshakes under way, and for the requests of those that connected last to arrive."""
+
+SO_ATTACH_FILTER: Final = 26
+# Classic BPF (linux/filter.h) on the TCP header: a SYN is dropped, all else is kept.
+_DROP_SYN: Final = (
+    (0x30, 0, 0, 13),  # load the byte with the flags
+    (0x45, 0, 1, 0x02),  # is SYN set?
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # keep
+)
+
+
+class Listener:
+    """Binds; tells ``config`` to serve on it. Raises OSError when the address is taken or not ours."""
+
+    def __init__(self, bind: Bind, config: Config) -> None:
+        self._path = Path(bind.path) if bind.path else None
+        config.bind = [str(bind)]
+        (self._socket,) = config.create_sockets().insecure_sockets
+        config.bind = [f"fd://{os.dup(self._socket.fileno())}"]
+
+    async def leave(self) -> None:
+        """Refuse new connections, and wait until all that came before have been accepted.
+
+        A client that is refused goes to another instance: at once where the socket is a file, else when
+        it asks for the second time, a second later.
+        """
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        else:
+            with contextlib.suppress(OSError):  # not Linux
+                _drop_syn(self._socket)
+        await asyncio.sleep(SETTLE_SECONDS)
+        while select.select([self._socket], [], [], 0)[0]:
+            await asyncio.sleep(0)
+        self._socket.close()
+
+
+def _drop_syn(listening: socket.socket) -> None:
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
+    program = ctypes.create_string_buffer(code, len(code))
+    filtered = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
+    listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filtered)
