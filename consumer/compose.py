@@ -57,8 +57,11 @@ class CompiledPart:
 
     def render(self, parameters: Mapping[str, str]) -> str:
         """As Jinja's own ``render``, with a plain dictionary for the context: a third of its time."""
-        context = self._template.new_context({**self._globals, **parameters}, shared=True)
-        return "".join(self._template.root_render_func(context))
+        template = self._template
+        context = template.environment.context_class(
+            template.environment, {**self._globals, **parameters}, template.name, template.blocks
+        )
+        return "".join(template.root_render_func(context))
 
 
 @dataclass(frozen=True, slots=True)

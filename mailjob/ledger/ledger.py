@@ -224,6 +224,13 @@ class Ledger:
                 problems.append(f"{name} is {found[name]}, not {value}")
         return problems
 
+    async def server(self) -> tuple[float, str]:
+        """The server's time in Unix seconds, and its version."""
+        seconds, microseconds = await self._commit.call(("TIME",))
+        info = (await self._commit.call(("INFO", "server"))).decode()
+        version = info.partition("redis_version:")[2].split()[0]
+        return int(seconds) + int(microseconds) / 1e6, version
+
     async def probe(self) -> None:
         """Prove that the ledger can be read and written."""
         now = await self._commit.run("probe", (_PROBE,), ())
