@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from importlib.metadata import version
@@ -13,9 +14,11 @@ from rich.console import Console
 
 from console.client import Client
 from console.demo import run_demo
+from console.doctor import Verdict, examine
 from console.jobs import picture, read_job, send_job, watch_job
 from console.keys import list_keys, print_new_key, revoke_key
 from console.operator import resolve_job
+from console.server.commands import install, uninstall
 from mailjob.errors import AsyncEmailError, ConsoleError, SettingsError
 from mailjob.lifecycle import Status
 from mailjob.settings import LedgerSettings, ServiceSettings, Source, read_settings
@@ -63,9 +66,27 @@ def _run(arguments: argparse.Namespace, screen: Console) -> int:
             decision = "sent" if arguments.sent else "resend"
             resolve_job(settings.redis_url, arguments.id, decision, settings.job_retention)
             screen.print(f"{arguments.id} is resolved: {decision}", highlight=False)
+        case "doctor":
+            return _doctor(arguments, source, screen)
+        case "install":
+            install(arguments, screen)
+        case "uninstall":
+            uninstall(arguments, screen)
         case "keys":
             _keys(arguments, read_settings(LedgerSettings, source).redis_url, screen)
     return 0
+
+
+def _doctor(arguments: argparse.Namespace, source: Source, screen: Console) -> int:
+    """Status 1 when something failed, 0 also with warnings."""
+    findings = []
+    for finding in examine(source, Path(".env")):
+        findings.append(finding)
+        if not arguments.json:
+            screen.print(finding.as_line(), highlight=False, markup=False, soft_wrap=True)
+    if arguments.json:
+        sys.stdout.write(json.dumps([finding.as_dict() for finding in findings], indent=1) + "\n")
+    return EX_FAILED if any(finding.verdict is Verdict.FAILED for finding in findings) else 0
 
 
 def _keys(arguments: argparse.Namespace, redis_url: str, screen: Console) -> None:
@@ -129,7 +150,30 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_parser("list", help="show all keys, without their secrets")
     revoke = actions.add_parser("revoke", help="make a key useless")
     revoke.add_argument("id")
+    doctor = commands.add_parser("doctor", help="look at everything mail depends on; say what to do")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    _add_server_commands(commands)
     return parser
+
+
+def _add_server_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--dry-run", action="store_true", help="only say what would be changed")
+    server = commands.add_parser(
+        "install",
+        parents=[common],
+        help="put the system on this server, or bring it up to date (root); again changes nothing",
+    )
+    server.add_argument("--env", type=Path, help="the .env of an old system, to take over")
+    server.add_argument("--wheels", type=Path, help="a folder with all packages: nothing is downloaded")
+    server.add_argument("--services", type=int, default=2, help="processes of the API (2)")
+    server.add_argument("--consumers", type=int, default=1, help="consumers (1)")
+    for name in ("host", "port", "username", "tls"):
+        server.add_argument(f"--smtp-{name}", help=f"SMTP_{name.upper()}")
+    server.add_argument("--smtp-password-file", type=Path, help="a file with SMTP_PASSWORD")
+    server.add_argument("--mail-from", help="MAIL_FROM")
+    remove = commands.add_parser("uninstall", parents=[common], help="take it away again (root)")
+    remove.add_argument("--purge", action="store_true", help="the configuration too")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ def create_key(redis_url: str, name: str) -> NewKey:
     return _with_keyring(redis_url, lambda keyring: keyring.create(name))
 
 
+def has_keys(redis_url: str) -> bool:
+    return bool(_with_keyring(redis_url, lambda keyring: keyring.list()))
+
+
 def print_new_key(redis_url: str, name: str, screen: Console) -> None:
     """The key alone on stdout, so that a script can take it; the advice on stderr."""
     new = create_key(redis_url, name)

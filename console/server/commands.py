@@ -1,0 +1,102 @@
+"""``async-email install``, ``upgrade`` and ``uninstall``: from the command line to the steps."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.prompt import Prompt
+
+from console.server.configuration import Configuration, gather
+from console.server.plan import (
+    CONFIGURATION,
+    Size,
+    first_key,
+    installation,
+    need_a_server,
+    removal,
+)
+from console.server.release import HOME, Release
+from console.server.steps import carry_out
+from mailjob.errors import ConsoleError
+
+ASKED: Final = {
+    "SMTP_HOST": "the relay's host name",
+    "SMTP_USERNAME": "user name for the relay (empty: none)",
+    "SMTP_PASSWORD": "its password",
+    "MAIL_FROM": "who the mail is from (empty: the user name)",
+}
+
+
+def install(arguments: Namespace, screen: Console) -> None:
+    """Also the upgrade: the same plan, from a newer checkout. Raises ConsoleError, SettingsError."""
+    _need_root(dry=arguments.dry_run)
+    need_a_server()
+    flags = {
+        "SMTP_HOST": arguments.smtp_host,
+        "SMTP_PORT": arguments.smtp_port,
+        "SMTP_USERNAME": arguments.smtp_username,
+        "SMTP_PASSWORD": _secret(arguments.smtp_password_file),
+        "SMTP_TLS": arguments.smtp_tls,
+        "MAIL_FROM": arguments.mail_from,
+    }
+    configuration = gather(CONFIGURATION, arguments.env, flags)
+    if not configuration.values.get("SMTP_HOST") and sys.stdin.isatty():
+        configuration = _ask(configuration)
+    configuration.check()
+    for name in configuration.ignored:
+        screen.print(f"not taken over: {name} is no setting of this system", highlight=False)
+    steps = installation(
+        configuration,
+        Release(HOME, arguments.wheels),
+        Size(services=arguments.services, consumers=arguments.consumers),
+    )
+    changes = carry_out(steps, dry=arguments.dry_run, say=lambda words: _say(screen, words))
+    if arguments.dry_run:
+        return
+    if not changes:
+        screen.print("nothing to change")
+    if (key := first_key("first key")) is not None:
+        screen.print("The first API key. It is shown this once:", highlight=False)
+        screen.print(key, highlight=False, soft_wrap=True)
+
+
+def uninstall(arguments: Namespace, screen: Console) -> None:
+    _need_root(dry=arguments.dry_run)
+    steps = removal(purge=arguments.purge)
+    carry_out(steps, dry=arguments.dry_run, say=lambda words: _say(screen, words))
+    if not arguments.purge:
+        kept = f"kept: {CONFIGURATION} and the jobs in Redis (--purge removes the former)"
+        screen.print(kept, highlight=False)
+
+
+def _ask(configuration: Configuration) -> Configuration:
+    """What is missing, from the person at the terminal."""
+    answers = {
+        name: Prompt.ask(words, default="", show_default=False, password=name == "SMTP_PASSWORD")
+        for name, words in ASKED.items()
+        if not configuration.values.get(name)
+    }
+    return Configuration({**configuration.values, **answers}, configuration.ignored)
+
+
+def _secret(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConsoleError(f"the password file cannot be read: {error}") from error
+
+
+def _need_root(*, dry: bool) -> None:
+    if os.geteuid() != 0 and not dry:
+        raise ConsoleError("this changes the system: run it as root (or with --dry-run)")
+
+
+def _say(screen: Console, words: str) -> None:
+    screen.print(words, highlight=False, soft_wrap=True, markup=False)
