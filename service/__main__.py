@@ -25,6 +25,10 @@ KEEP_ALIVE_SECONDS: Final = 75.0
 """Longer than Nginx keeps an idle upstream connection (60 s): it never writes into a closed one."""
 
 
+BACKLOG: Final = 1024
+"""Connections that may wait to be accepted; Nginx gives up at once where a unix socket has no room."""
+
+
 def server_config() -> Config:
     config = Config()
     config.accesslog = None
@@ -33,6 +37,7 @@ def server_config() -> Config:
     config.graceful_timeout = DRAIN_SECONDS
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
     config.keep_alive_max_requests = 1_000_000
+    config.backlog = BACKLOG
     return config
 
 
@@ -57,7 +62,8 @@ async def serve_until_stopped(settings: ServiceSettings, supervisor: Supervisor)
         raise StartError(f"cannot listen on API_BIND={settings.api_bind}: {error}") from error
     living = asyncio.create_task(supervisor.keep_alive())
     try:
-        await serve(make_app(settings), config, shutdown_trigger=stopped)
+        app = make_app(settings, leaving=lambda: listener.leaving)
+        await serve(app, config, shutdown_trigger=stopped)
     finally:
         living.cancel()
     return True

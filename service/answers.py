@@ -27,6 +27,14 @@ DETAILS: Final = {
 log = structlog.get_logger()
 
 
+KINDS: Final = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request-entity-too-large",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "request-uri-too-long",
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "requested-range-not-satisfiable",
+}
+"""Whose phrases are not the same in every Python."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     status: HTTPStatus
@@ -72,7 +80,7 @@ def _problem(error: Exception, *, reading: bool) -> Problem:
 def _of_quart(error: HTTPException) -> Problem:
     """Quart's own errors: 400, 404, 405, 408, 413 and so on."""
     status = HTTPStatus(error.code or 500)
-    kind = status.phrase.lower().replace(" ", "-").replace("'", "")
+    kind = KINDS.get(status) or status.phrase.lower().replace(" ", "-").replace("'", "")
     headers = [
         (name, value) for name, value in error.get_headers() if name.lower() in {"allow", "retry-after"}
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -27,8 +28,11 @@ STOP_SECONDS: Final = 3.0
 log = structlog.get_logger()
 
 
-def make_app(settings: ServiceSettings) -> Quart:
-    """Everything is built here; nothing connects before the server starts."""
+def make_app(settings: ServiceSettings, leaving: Callable[[], bool] = lambda: False) -> Quart:
+    """Everything is built here; nothing connects before the server starts.
+
+    While ``leaving``, every answer closes its connection.
+    """
     ledger = Ledger(settings.redis_url, reply_seconds=LEDGER_SECONDS)
     publisher = Publisher(settings.broker_url)
     submission = Submission(
@@ -59,5 +63,5 @@ def make_app(settings: ServiceSettings) -> Quart:
         await ledger.close()
         log.info("service_stopped")
 
-    app.asgi_app = Observation(app)  # type: ignore[method-assign]  # Quart's own way to wrap
+    app.asgi_app = Observation(app, leaving)  # type: ignore[method-assign]  # Quart's own way to wrap
     return app

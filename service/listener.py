@@ -20,8 +20,9 @@ from hypercorn.config import Config
 
 from mailjob.settings import Bind
 
-SETTLE_SECONDS: Final = 0.25
-"""For handshakes under way, and for the requests of those that connected last to arrive."""
+SETTLE_SECONDS: Final = 1.0
+"""For handshakes under way, for the requests of those that connected last to arrive, and for connections
+in use to be told with an answer that they end: a proxy that finds out by itself has lost a request."""
 
 SO_ATTACH_FILTER: Final = 26
 # Classic BPF (linux/filter.h) on the TCP header: a SYN is dropped, all else is kept.
@@ -41,6 +42,8 @@ class Listener:
         config.bind = [str(bind)]
         (self._socket,) = config.create_sockets().insecure_sockets
         config.bind = [f"fd://{os.dup(self._socket.fileno())}"]
+        self.leaving = False
+        """Every answer is to be the last one of its connection."""
 
     async def leave(self) -> None:
         """Refuse new connections, and wait until all that came before have been accepted.
@@ -48,6 +51,7 @@ class Listener:
         A client that is refused goes to another instance: at once where the socket is a file, else when
         it asks for the second time, a second later.
         """
+        self.leaving = True
         if self._path is not None:
             self._path.unlink(missing_ok=True)
         else:

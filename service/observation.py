@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final
 
@@ -55,8 +56,9 @@ CURRENT: ContextVar[Exchange] = ContextVar("exchange")
 class Observation:
     """Wraps Quart's ASGI application."""
 
-    def __init__(self, app: Quart) -> None:
+    def __init__(self, app: Quart, leaving: Callable[[], bool]) -> None:
         self._app = app.asgi_app
+        self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "websocket":  # there are none here
@@ -76,6 +78,7 @@ class Observation:
                 event["headers"] = [
                     *event["headers"],
                     (b"x-request-id", exchange.request_id.encode()),
+                    *([(b"connection", b"close")] if self._leaving() else []),
                 ]
             await send(event)
 

@@ -8,14 +8,13 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 import redis
 import trustme
 from ledger_server import LedgerServer
 from relay import Relay, in_thread
-from system_under_test import System, quick_settings
+from system_under_test import MakeSystem, System, quick_settings
 
 from mailjob.ledger import Ledger
 
@@ -73,10 +72,6 @@ def trust(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
-
-
-class MakeSystem(Protocol):
-    def __call__(self, relay: Relay, **settings: str) -> System: ...
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from programs import Answer, Program, ask, free_port, wait_until
 from prometheus_client.parser import text_string_to_metric_families
@@ -77,6 +77,12 @@ class System:
             lambda: self.job(job_id)["status"] == status, seconds, f"{status}, not {self.job(job_id)}"
         )
         return self.job(job_id)
+
+
+class MakeSystem(Protocol):
+    """The fixture ``make_system``."""
+
+    def __call__(self, relay: Relay, **settings: str) -> System: ...
 
 
 def metrics(bind: str) -> dict[str, float]:

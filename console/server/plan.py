@@ -135,6 +135,7 @@ def removal(*, purge: bool) -> list[Step]:
             _units_changed,
             lambda: run("systemctl", "daemon-reload"),
         ),
+        Gone(NGINX / "sites-enabled/async-email.tls.conf"),
         Gone(NGINX / "sites-enabled/async-email.conf"),
         Gone(NGINX / "sites-available/async-email.conf"),
         Gone(NGINX / "snippets/async-email-locations.conf"),

@@ -10,9 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import MakeSystem
 from programs import Program, wait_until
 from relay import Relay
+from system_under_test import MakeSystem
 
 BODY = json.dumps({"name": "Ada", "email": "ada@example.org"})
 CLIENTS = 8

@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import pytest
 import redis
-from conftest import MakeSystem
 from ledger_server import LedgerServer
 from programs import wait_until
 from quart import Quart
 from relay import Relay
+from system_under_test import MakeSystem
 
 from console.sink import session as sink_session
 from consumer.compose import Composer, compile_template

@@ -547,9 +547,12 @@ def test_an_instance_hears_only_what_nginx_knows(sockets: Path) -> None:
 
 
 class Poster:
-    """One client that posts all the time over one connection, each job with a key of its own."""
+    """One client that posts all the time over one connection.
 
-    def __init__(self, nginx: Nginx, name: str) -> None:
+    With a ``name``, each job has a key of its own, so that Nginx may send it again.
+    """
+
+    def __init__(self, nginx: Nginx, name: str | None) -> None:
         self.statuses: Counter[int] = Counter()
         self.promised: list[str] = []
         self._nginx = nginx
@@ -563,7 +566,7 @@ class Poster:
         number = 0
         while not self._stopping.is_set():
             number += 1
-            headers = {**JSON, "Idempotency-Key": f"{self._name}-{number}"}
+            headers = {**JSON, **({"Idempotency-Key": f"{self._name}-{number}"} if self._name else {})}
             try:
                 connection.request("POST", "/start-job", ADA, headers)
                 response = connection.getresponse()
@@ -584,7 +587,7 @@ class Poster:
 
 def test_rolling_restarts_fail_no_request_and_double_no_job() -> None:
     with two_instances() as system, ExitStack() as stack:
-        posters = [Poster(system.nginx, f"poster-{number}") for number in range(4)]
+        posters = [Poster(system.nginx, name) for name in ("first", "second", None, None)]
         for poster in posters:
             stack.callback(poster.stop)
 

@@ -1,4 +1,4 @@
-"""The installer on a bare Debian 12 that runs systemd: installed, killed, rebooted, upgraded, removed."""
+"""The installer on a bare Debian 12 with systemd: installed, killed, rebooted, upgraded, removed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ ASK = """
 import sys, json
 from programs import ask
 url, key, document = sys.argv[1:]
-answer = ask(url, json.loads(document) or None, headers={"Authorization": f"Bearer {key}"} if key else {})
+headers = {"Authorization": f"Bearer {key}"} if key else {}
+answer = ask(url, json.loads(document) or None, headers=headers)
 print(json.dumps([answer.status, answer.headers["Content-Type"], answer.body.decode()]))
 """
 TESTS = Path(__file__).parents[1]
-OLD_ENV = f"SMTP_HOST=127.0.0.1\nSMTP_PORT={SINK_PORT}\nSMTP_USERNAME=shop@example.org\nSMTP_PASSWORD='se cret'\nRETRY_SCHEDULE=3\n"
+OLD_ENV = f"""\
+SMTP_HOST=127.0.0.1
+SMTP_PORT={SINK_PORT}
+SMTP_USERNAME=shop@example.org
+SMTP_PASSWORD='se cret'
+RETRY_SCHEDULE=3
+"""
 UNITS = ["async-email-api@1", "async-email-api@2", "async-email-consumer@1"]
 
 
@@ -204,7 +211,7 @@ def test_a_killed_service_comes_back(server: Server, unit: str) -> None:
     if unit == "nginx":  # Debian does not restart it by itself; that is not ours to change
         server.box.do("systemctl", "restart", "nginx")
     wait_until(lambda: server.active(unit), 15)
-    wait_until(lambda: server.takes(), 15)
+    wait_until(server.takes, 15)
     for job_id in [*waiting, server.accept()]:
         server.wait_for_sent(job_id)
     assert server.mails() >= before + 6
@@ -217,7 +224,7 @@ def test_after_a_reboot_everything_goes_on(server: Server) -> None:
     server.box.shut_down()
     server.box.boot()
     server.start_sink()
-    wait_until(lambda: server.takes(), 60)
+    wait_until(server.takes, 60)
     for job_id in waiting:
         server.wait_for_sent(job_id)
     assert server.mails() == before + 3
