@@ -26,6 +26,9 @@ from mailjob.settings import LedgerSettings, ServiceSettings, Source, read_setti
 EX_FAILED: Final = 1
 EX_CONFIG: Final = 78  # sysexits.h
 
+MOST_INSTANCES: Final = 9
+"""Their metrics' ports end with their number."""
+
 KEY_VARIABLE: Final = "ASYNC_EMAIL_KEY"
 
 
@@ -156,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _instances(text: str) -> int:
+    if not 1 <= (number := int(text)) <= MOST_INSTANCES:
+        raise argparse.ArgumentTypeError(f"1 to {MOST_INSTANCES}")
+    return number
+
+
 def _add_server_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--dry-run", action="store_true", help="only say what would be changed")
@@ -166,8 +175,8 @@ def _add_server_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     )
     server.add_argument("--env", type=Path, help="the .env of an old system, to take over")
     server.add_argument("--wheels", type=Path, help="a folder with all packages: nothing is downloaded")
-    server.add_argument("--services", type=int, default=2, help="processes of the API (2)")
-    server.add_argument("--consumers", type=int, default=1, help="consumers (1)")
+    server.add_argument("--services", type=_instances, help="processes of the API (as now, or 2)")
+    server.add_argument("--consumers", type=_instances, help="consumers (as now, or 1)")
     for name in ("host", "port", "username", "tls"):
         server.add_argument(f"--smtp-{name}", help=f"SMTP_{name.upper()}")
     server.add_argument("--smtp-password-file", type=Path, help="a file with SMTP_PASSWORD")

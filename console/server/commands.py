@@ -53,7 +53,7 @@ def install(arguments: Namespace, screen: Console) -> None:
     steps = installation(
         configuration,
         Release(HOME, arguments.wheels),
-        Size(services=arguments.services, consumers=arguments.consumers),
+        Size.wanted(arguments.services, arguments.consumers),
     )
     changes = carry_out(steps, dry=arguments.dry_run, say=lambda words: _say(screen, words))
     if arguments.dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,13 @@ class Size:
     services: int
     consumers: int
 
+    @classmethod
+    def wanted(cls, services: int | None, consumers: int | None) -> Size:
+        """Where nothing is said: as many as there are, or two and one."""
+        units = _installed_units()
+        api = sum(unit.startswith("async-email-api@") for unit in units)
+        return cls(services or api or 2, consumers or len(units) - api or 1)
+
     @property
     def units(self) -> list[str]:
         return [
@@ -107,7 +115,18 @@ def installation(configuration: Configuration, release: Release, size: Size) -> 
             for unit in ("async-email.target", *size.units)
         ),
         Rollout(release, size),
-        *_nginx(),
+        *_nginx(size.services),
+        Action(
+            "stop and disable the instances that are no longer wanted",
+            lambda: bool(set(_installed_units()) - set(size.units)),
+            lambda: run(
+                "systemctl",
+                "disable",
+                "--now",
+                "--quiet",
+                *sorted(set(_installed_units()) - set(size.units)),
+            ),
+        ),
         Action(
             "remove old releases",
             lambda: len(_releases()) > RELEASES_KEPT,
@@ -263,20 +282,34 @@ def _redis(passwords: Mapping[str, str]) -> list[Step]:
     ]
 
 
-def _nginx() -> list[Step]:
-    site = NGINX / "sites-available/async-email.conf"
+def site(template: str, services: int) -> str:
+    """Nginx's site, with a line in its upstream for each instance."""
+    line = re.compile(
+        r"^    server unix:/run/async-email/api-1\.sock (.*)\n(?:    server unix:.*\n)*", re.MULTILINE
+    )
+    wanted = "".join(
+        f"    server unix:{SOCKETS}/api-{number}.sock \\1\n" for number in range(1, services + 1)
+    )
+    text, places = line.subn(wanted, template)
+    if places != 1:
+        raise ConsoleError("the Nginx site has no upstream that could be filled in")
+    return text
+
+
+def _nginx(services: int) -> list[Step]:
+    available = NGINX / "sites-available/async-email.conf"
     snippet = NGINX / "snippets/async-email-locations.conf"
     default = NGINX / "sites-enabled/default"
     return [
         Text(snippet, _operating("nginx", "snippets/async-email-locations.conf")),
-        Text(site, _operating("nginx", "async-email.conf")),
-        Link(NGINX / "sites-enabled/async-email.conf", site),
+        Text(available, site(_operating("nginx", "async-email.conf"), services)),
+        Link(NGINX / "sites-enabled/async-email.conf", available),
         *([Gone(default)] if default.is_symlink() else []),
         Action(
             "reload Nginx",
             lambda: (
                 not _is("active", "nginx")
-                or _started("nginx") < int(max(site.stat().st_mtime, snippet.stat().st_mtime))
+                or _started("nginx") < int(max(available.stat().st_mtime, snippet.stat().st_mtime))
             ),
             _reload_nginx,
         ),

@@ -46,7 +46,7 @@ class Server:
         self._sink: subprocess.Popen[bytes] | None = None
 
     def install(self, *arguments: str) -> str:
-        return self.box.do("/root/async-email/run", "install", *arguments)
+        return self.box.do("/root/async-email/run", "install", "--wheels", "/root/wheels", *arguments)
 
     def ask(
         self, path: str, document: object = None, host: str = PUBLIC_ADDRESS
@@ -144,7 +144,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_install(server: Server) -> None:
-    arguments = ("--wheels", "/root/wheels", "--env", "/root/old.env")
+    arguments = ("--env", "/root/old.env")
     said = server.install(*arguments, "--dry-run")
     assert "would make the system user async-email" in said
     assert server.box.do("ls", "/opt").strip() == ""
@@ -230,16 +230,27 @@ def test_after_a_reboot_everything_goes_on(server: Server) -> None:
     assert server.mails() == before + 3
 
 
+def test_there_can_be_more_and_fewer_instances(server: Server) -> None:
+    assert "enable async-email-api@3.service" in server.install("--services", "3")
+    assert server.active("async-email-api@3")
+    assert server.ask("/3/metrics", host="127.0.0.1:8080")[0] == 200
+    assert "nothing to change" in server.install()  # as many as there are
+    assert "no longer wanted" in server.install("--services", "2")
+    assert not server.active("async-email-api@3")
+    assert "api-3.sock" not in server.box.do("cat", "/etc/nginx/sites-available/async-email.conf")
+    server.wait_for_sent(server.accept())
+
+
 def test_an_upgrade_under_load_fails_no_request(server: Server) -> None:
     wheels = server.box.folder / "root/wheels"
     shutil.copy(next(wheels.glob("idna-*.whl")), wheels / "zz_not_needed-1.0-py3-none-any.whl")
     load = Load(server)
-    said = server.install("--wheels", "/root/wheels")
+    said = server.install()
     outcomes = load.stop()
     assert "run release" in said
     assert set(outcomes) == {202}
     assert sum(outcomes.values()) > 20
-    assert "nothing to change" in server.install("--wheels", "/root/wheels")
+    assert "nothing to change" in server.install()
 
 
 def test_an_upgrade_that_does_not_get_well_is_taken_back(server: Server) -> None:
@@ -247,7 +258,7 @@ def test_an_upgrade_that_does_not_get_well_is_taken_back(server: Server) -> None
     spoil(next((server.box.folder / "root/wheels").glob("async_email-*.whl")))
     load = Load(server)
     with pytest.raises(AssertionError, match="runs again"):
-        server.install("--wheels", "/root/wheels")
+        server.install()
     assert set(load.stop()) == {202}
     assert server.box.do("readlink", "/opt/async-email/current") == running
     server.wait_for_sent(server.accept())
