@@ -52,7 +52,7 @@ def test_a_consumer_killed_after_the_dot_is_ambiguous_and_sends_again(system: Sy
     system.relay.answers = {"CONTENT": [HANG]}
     consumer = system.start("consumer")
     job_id = system.accept()
-    wait_until(lambda: heard(system.relay, "DATA"))
+    wait_until(lambda: system.relay.asked["CONTENT"])
     consumer.kill()
     system.relay.answers = {}
     other = system.start("consumer")
@@ -71,7 +71,7 @@ def test_a_consumer_killed_after_the_dot_is_held_where_that_is_the_policy(system
     system.relay.answers = {"CONTENT": [HANG]}
     consumer = system.start("consumer")
     job_id = system.accept()
-    wait_until(lambda: heard(system.relay, "DATA"))
+    wait_until(lambda: system.relay.asked["CONTENT"])
     consumer.kill()
     system.relay.answers = {}
     system.start("consumer")
@@ -202,7 +202,7 @@ def test_a_consumer_that_slept_past_its_lease_sends_once_and_goes_on(system: Sys
     consumer = system.start("consumer", CONSUMER_CONCURRENCY="2")
     bind = consumer.settings["CONSUMER_METRICS_BIND"]
     job_id = system.accept()
-    wait_until(lambda: heard(system.relay, "DATA"))
+    wait_until(lambda: system.relay.asked["CONTENT"])
     consumer.process.send_signal(signal.SIGSTOP)
     slept = time.monotonic() + 3.0  # longer than the lease of 2 s
     wait_until(lambda: time.monotonic() > slept)
@@ -222,7 +222,7 @@ def test_a_read_only_ledger_doubles_nothing(system: System, store: redis.Redis) 
     system.relay.answers = {"CONTENT": [HANG]}
     consumers = [system.start("consumer"), system.start("consumer")]
     ids = [system.accept() for _ in range(5)]
-    wait_until(lambda: system.relay.commands.count("DATA") == 5)
+    wait_until(lambda: system.relay.asked["CONTENT"] == 5)
     store.replicaof("127.0.0.1", "1")
     wait_until(lambda: all(consumer.logged("leases_not_renewed") for consumer in consumers))
     over = time.monotonic() + 3.0
@@ -259,7 +259,7 @@ class TestStopping:
         system.relay.answers = {"CONTENT": [HANG, "250 taken"]}
         consumer = system.start("consumer", SMTP_CONNECTIONS="1")
         handed_over = system.accept()
-        wait_until(lambda: heard(system.relay, "DATA"))
+        wait_until(lambda: system.relay.asked["CONTENT"])
         waiting = system.accept()
         wait_until(lambda: system.job(waiting)["status"] == "sending")
         other = system.start("consumer")
@@ -277,7 +277,7 @@ class TestStopping:
         system.relay.answers = {"CONTENT": [HANG, "250 taken"]}
         consumer = system.start("consumer")
         job_id = system.accept()
-        wait_until(lambda: heard(system.relay, "DATA"))
+        wait_until(lambda: system.relay.asked["CONTENT"])
         consumer.process.terminate()
         wait_until(lambda: consumer.logged("draining"))
         system.relay.let_go()
