@@ -154,7 +154,10 @@ class Delivery:
             for task in flying:
                 task.cancel()
             await asyncio.wait(flying, timeout=LOOK_SECONDS)
-        claims = [flight.claim for flight in flights if not flight.marked]
+        # Of a mail that was cancelled nothing was sent, also where its mark still came through.
+        claims = [
+            flight.claim for flight in flights if flight.task is not None and flight.task.cancelled()
+        ]
         if self._claiming is not None:
             with contextlib.suppress(LedgerUnavailableError):
                 claims += [answer for answer in await self._claiming if isinstance(answer, Claim)]

@@ -15,7 +15,6 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart import Quart, Response
 from quart.asgi import ASGIHTTPConnection
 from quart.utils import encode_headers
-from quart.wrappers.response import DataBody
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 from service.answers import Answer, problem_answer
@@ -74,7 +73,7 @@ class Connection(ASGIHTTPConnection):
         response = cast(Response, await self.app.handle_request(request))
         if request.url_rule is not None:
             exchange.route = request.url_rule.rule
-        body = response.response.data if isinstance(response.response, DataBody) else b""
+        body = await response.get_data(as_text=False)
         await _send(response.status_code, encode_headers(response.headers), body, send)
 
 
@@ -85,6 +84,7 @@ class Application(Quart):
 
     def __init__(self, name: str, direct: Mapping[str, Direct]) -> None:
         super().__init__(name, static_folder=None)
+        self.url_map.merge_slashes = False  # a path is what it is: no redirects
         self.direct = direct
 
 

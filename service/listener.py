@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,9 @@ from mailjob.settings import Bind
 SETTLE_SECONDS: Final = 1.0
 """For handshakes under way, for the requests of those that connected last to arrive, and for connections
 in use to be told with an answer that they end: a proxy that finds out by itself has lost a request."""
+
+MOST_SECONDS: Final = 3.0
+"""For accepting who waits: a process without a file descriptor left never would."""
 
 SO_ATTACH_FILTER: Final = 26
 # Classic BPF (linux/filter.h) on the TCP header: a SYN is dropped, all else is kept.
@@ -41,6 +45,7 @@ class Listener:
         self._path = Path(bind.path) if bind.path else None
         config.bind = [str(bind)]
         (self._socket,) = config.create_sockets().insecure_sockets
+        self._inode = self._path.stat().st_ino if self._path else 0
         config.bind = [f"fd://{os.dup(self._socket.fileno())}"]
         self.leaving = False
         """Every answer is to be the last one of its connection."""
@@ -53,12 +58,15 @@ class Listener:
         """
         self.leaving = True
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if self._path.stat().st_ino == self._inode:  # else it is a successor's
+                    self._path.unlink()
         else:
             with contextlib.suppress(OSError):  # not Linux
                 _drop_syn(self._socket)
         await asyncio.sleep(SETTLE_SECONDS)
-        while select.select([self._socket], [], [], 0)[0]:
+        until = time.monotonic() + MOST_SECONDS
+        while select.select([self._socket], [], [], 0)[0] and time.monotonic() < until:
             await asyncio.sleep(0)
         self._socket.close()
 

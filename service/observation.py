@@ -21,6 +21,9 @@ from werkzeug.exceptions import HTTPException
 
 from mailjob import meters
 
+METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
+"""Named in metrics; a client may invent as many others as it likes."""
+
 UNMATCHED: Final = "unmatched"
 CLIENT_GONE: Final = 499
 """The status logged where the client left before it was answered (nginx's convention)."""
@@ -90,7 +93,8 @@ class Observation:
 
     @staticmethod
     def _note(scope: HTTPScope, exchange: Exchange, seconds: float) -> None:
-        method = scope["method"] if exchange.route != UNMATCHED else "other"
+        known = exchange.route != UNMATCHED and scope["method"] in METHODS
+        method = scope["method"] if known else "other"
         meters.http_seconds(method, exchange.route).observe(seconds)
         meters.http_requests(method, exchange.route, exchange.status).inc()
         fields = {"job_id": exchange.job_id} if exchange.job_id else {}

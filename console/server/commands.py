@@ -36,6 +36,7 @@ def install(arguments: Namespace, screen: Console) -> None:
     """Also the upgrade: the same plan, from a newer checkout. Raises ConsoleError, SettingsError."""
     _need_root(dry=arguments.dry_run)
     need_a_server()
+    os.umask(0o022)  # what is installed is there for the service's user; secrets have modes of their own
     flags = {
         "SMTP_HOST": arguments.smtp_host,
         "SMTP_PORT": arguments.smtp_port,
@@ -70,8 +71,8 @@ def uninstall(arguments: Namespace, screen: Console) -> None:
     steps = removal(purge=arguments.purge)
     carry_out(steps, dry=arguments.dry_run, say=lambda words: _say(screen, words))
     if not arguments.purge:
-        kept = f"kept: {CONFIGURATION} and the jobs in Redis (--purge removes the former)"
-        screen.print(kept, highlight=False)
+        screen.print(f"kept: {CONFIGURATION} (--purge removes it)", highlight=False)
+    screen.print("kept: Redis with its drop-in and the jobs; docs/deploy.md says how to end it")
 
 
 def _ask(configuration: Configuration) -> Configuration:

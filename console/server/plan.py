@@ -29,7 +29,6 @@ from console.server.steps import (
     LastLine,
     Link,
     Member,
-    NoLine,
     Step,
     Text,
     User,
@@ -44,6 +43,9 @@ NGINX: Final = Path("/etc/nginx")
 REDIS: Final = Path("/etc/redis")
 SOCKETS: Final = Path("/run/async-email")
 
+NGINX_LOADED: Final = HOME / "nginx-loaded"
+"""Its time says when Nginx was last made to read its files: a reload shows nowhere else."""
+
 REDIS_INCLUDE: Final = f"include {REDIS}/async-email.conf"
 UNIT_FILES: Final = (
     "async-email.target",
@@ -51,6 +53,7 @@ UNIT_FILES: Final = (
     "async-email-consumer@.service",
 )
 HEALTHY_SECONDS: Final = 40.0
+REWRITE_SECONDS: Final = 600.0
 RELEASES_KEPT: Final = 3
 NEEDED: Final = {
     "systemctl": "systemd",
@@ -138,7 +141,7 @@ def installation(configuration: Configuration, release: Release, size: Size) -> 
 def removal(*, purge: bool) -> list[Step]:
     """Stops and takes away what ``installation`` put there; with ``purge`` the configuration too.
 
-    The jobs stay in Redis, which is not ours to remove.
+    Redis keeps its drop-in, without which it would not load the jobs again.
     """
     steps: list[Step] = [
         Action(
@@ -163,14 +166,7 @@ def removal(*, purge: bool) -> list[Step]:
         ),
         Gone(HOME),
     ]
-    if purge:
-        steps += [
-            NoLine(REDIS / "redis.conf", REDIS_INCLUDE),
-            Gone(REDIS / "async-email.conf"),
-            Gone(REDIS / "async-email.acl"),
-            Gone(CONFIGURATION),
-        ]
-    return steps
+    return [*steps, Gone(CONFIGURATION)] if purge else steps
 
 
 def first_key(say_key: str) -> str | None:
@@ -267,6 +263,11 @@ def _redis(passwords: Mapping[str, str]) -> list[Step]:
     users = acl(_operating("redis", "users.acl"), passwords)
     own = [REDIS / "async-email.conf", REDIS / "async-email.acl"]
     return [
+        Action(
+            "let Redis write what it holds into its append-only file",
+            lambda: _redis_says("CONFIG", "GET", "appendonly").endswith("no"),
+            _start_append_only_file,
+        ),
         Text(own[0], _operating("redis", "async-email.conf"), 0o640, "redis", "redis"),
         Text(own[1], users, 0o640, "redis", "redis"),
         LastLine(REDIS / "redis.conf", REDIS_INCLUDE),
@@ -280,6 +281,25 @@ def _redis(passwords: Mapping[str, str]) -> list[Step]:
             lambda: run("systemctl", "restart", "redis-server"),
         ),
     ]
+
+
+def _redis_says(*command: str) -> str:
+    """Its answer where it lets anybody ask; "" where it does not run or wants a password."""
+    if not _is("active", "redis-server"):
+        return ""
+    return run("redis-cli", *command).strip()
+
+
+def _start_append_only_file() -> None:
+    """Restarted with ``appendonly yes``, Redis loads that file alone: it must have everything first."""
+    run("redis-cli", "CONFIG", "SET", "appendonly", "yes")
+    until = time.monotonic() + REWRITE_SECONDS
+    while "aof_rewrite_in_progress:1" in (state := _redis_says("INFO", "persistence")) or (
+        "aof_rewrite_scheduled:1" in state
+    ):
+        if time.monotonic() > until:
+            raise ConsoleError("Redis takes too long to write its append-only file; try again")
+        time.sleep(0.2)
 
 
 def site(template: str, services: int) -> str:
@@ -309,7 +329,8 @@ def _nginx(services: int) -> list[Step]:
             "reload Nginx",
             lambda: (
                 not _is("active", "nginx")
-                or _started("nginx") < int(max(available.stat().st_mtime, snippet.stat().st_mtime))
+                or not NGINX_LOADED.exists()
+                or NGINX_LOADED.stat().st_mtime < max(available.stat().st_mtime, snippet.stat().st_mtime)
             ),
             _reload_nginx,
         ),
@@ -318,7 +339,8 @@ def _nginx(services: int) -> list[Step]:
 
 def _reload_nginx() -> None:
     run("nginx", "-t", "-q")
-    run("systemctl", "restart", "nginx")
+    run("systemctl", "reload-or-restart", "nginx")
+    NGINX_LOADED.touch()
 
 
 def _operating(*parts: str) -> str:

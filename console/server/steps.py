@@ -174,24 +174,6 @@ class LastLine:
 
 
 @dataclass(frozen=True)
-class NoLine:
-    """The same line, not there."""
-
-    path: Path
-    line: str
-
-    def needed(self) -> str:
-        if not self.path.exists() or self.line not in self.path.read_text("utf-8").splitlines():
-            return ""
-        return f"remove from {self.path}: {self.line}"
-
-    def make(self) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line != self.line]
-        self.path.write_text("\n".join(kept) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True)
 class Action:
     """Something to do where ``wanted`` says so: asked right before, so that earlier steps count."""
 

@@ -21,21 +21,25 @@ log = structlog.get_logger()
 
 async def open_session(relay: Relay, local_hostname: str) -> Session:
     """Connect, secure and authenticate. Raises RelayError."""
-    smtp = aiosmtplib.SMTP(
-        hostname=relay.host,
-        port=relay.port,
-        local_hostname=local_hostname,
-        timeout=CONNECT_SECONDS,
-        use_tls=relay.mode is Tls.TLS,
-        start_tls={Tls.TLS: False, Tls.NONE: False, Tls.STARTTLS: True}.get(relay.mode),
-        tls_context=relay.tls_context,
-    )
+    try:
+        smtp = aiosmtplib.SMTP(
+            hostname=relay.host,
+            port=relay.port,
+            local_hostname=local_hostname,
+            timeout=CONNECT_SECONDS,
+            use_tls=relay.mode is Tls.TLS,
+            start_tls={Tls.TLS: False, Tls.NONE: False, Tls.STARTTLS: True}.get(relay.mode),
+            tls_context=relay.tls_context,
+        )
+    except (ValueError, OSError) as error:
+        raise RelayError(f"relay {relay.host}:{relay.port}: {error}", 0) from error
     try:
         await smtp.connect()
         await _greet(smtp)
         if relay.username:
             await _authenticate(smtp, relay)
-    except (aiosmtplib.SMTPException, OSError) as error:
+    except (aiosmtplib.SMTPException, OSError, ValueError, RuntimeError) as error:
+        # ValueError: a name that is none (UnicodeError). RuntimeError: uvloop's, for a closed transport.
         smtp.close()
         code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else 0
         words = error.message if isinstance(error, aiosmtplib.SMTPException) else str(error)

@@ -150,7 +150,10 @@ class Courier:
                     except RelayError as error:
                         self._cope(error, errand)
                         return
-                errand = await session.carry(errand, self._take)
+                    except Exception as error:  # noqa: BLE001 - whatever it was, its sender is told
+                        errand.fail(error)
+                        return
+                errand = await session.carry(errand, self._take, self._put_back)
                 if errand is not None:
                     # What one session met (a restart of the relay) resting ones may have met as well.
                     self._send_home()
@@ -162,6 +165,10 @@ class Courier:
         finally:
             if session is not None:
                 self._put_away(session)
+
+    def _put_back(self, errand: Errand) -> None:
+        self._queue.appendleft(errand)
+        self._engage()
 
     def _take(self) -> Errand | None:
         while self._queue:
@@ -220,9 +227,9 @@ class Courier:
         """There is no session for this mail: leave it to other lanes, if any of them may have one."""
         if self._open or self._opening:
             self._queue.appendleft(errand)
-            if self._open and time.monotonic() >= self._paused_until:
-                self._lower_limit(error)
+            self._lower_limit(error)
             return
+        self._limit = self._connections
         reply = Reply(Step.CONNECT, error.code, str(error))
         self._note_trouble(reply)
         waiting: Errand | None = errand
@@ -231,9 +238,10 @@ class Courier:
             waiting = self._take()
 
     def _lower_limit(self, error: RelayError) -> None:
-        """The relay refused one session more than it has: do with these for a while."""
-        log.warning("relay_allows_fewer_sessions", sessions=self._open, error=str(error))
-        self._limit = self._open
+        """Do for a while with the sessions there are, and those that may yet open."""
+        self._limit = self._open + self._opening
+        if time.monotonic() >= self._paused_until:
+            log.warning("relay_allows_fewer_sessions", sessions=self._limit, error=str(error))
         if self._raising is not None:
             self._raising.cancel()
         self._raising = asyncio.get_running_loop().call_later(LIMIT_SECONDS, self._raise_limit)

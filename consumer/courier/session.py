@@ -59,11 +59,14 @@ class Session:
     def usable(self) -> bool:
         return self._wire.lost is None
 
-    async def carry(self, errand: Errand, following: Next) -> Errand | None:
+    async def carry(
+        self, errand: Errand, following: Next, put_back: Callable[[Errand], None]
+    ) -> Errand | None:
         """Send this mail, then what ``following`` gives, until that is nothing or the session is lost.
 
         Gives back the errand that could not be begun because the relay had closed a used session, or was
-        closing it: nobody's fault, another session will do.
+        closing it: nobody's fault, another session will do. ``put_back`` takes a mail for which the
+        session turned out to be too slow.
         """
         self._announce(errand)
         while True:
@@ -75,7 +78,7 @@ class Session:
                 errand.interrupt = None
                 return None if errand.abandoned() else errand
             self._used = self._unended = True
-            announced = await self._transact(errand, heard, following)
+            announced = await self._transact(errand, heard, following, put_back)
             meters.SEND_SECONDS.observe(time.perf_counter() - started)
             if announced is None and self.usable and (announced := following()) is not None:
                 self._announce(announced)
@@ -117,7 +120,13 @@ class Session:
                 break
         return heard
 
-    async def _transact(self, errand: Errand, heard: list[Answer], following: Next) -> Errand | None:
+    async def _transact(
+        self,
+        errand: Errand,
+        heard: list[Answer],
+        following: Next,
+        put_back: Callable[[Errand], None],
+    ) -> Errand | None:
         """Mark, and send the content to whom it may go; settle. Gives the mail announced behind it."""
         replies, taken = read_envelope(errand.mail, heard, self._wire.lost or "")
         announced = None
@@ -138,7 +147,15 @@ class Session:
             else:
                 announced = following() if self._pipelining else None
                 await self._send_content(errand.mail.content, announced)
-                replies |= dict.fromkeys(taken, await self._hear_content())
+                slow = announced is not None and not await self._wire.wait(1, COMMAND_SECONDS)
+                if announced is not None and slow:
+                    put_back(announced)
+                    announced = None
+                reply = await self._hear_content()
+                replies |= dict.fromkeys(taken, reply)
+                # After 421 the relay closes; and nobody wants the answers to what was put back.
+                if slow or reply.code == CLOSING:
+                    self.close()
         elif len(heard) == len(errand.mail.recipients) + 2:
             await self._decline(heard)
         errand.settle(replies)
@@ -167,11 +184,11 @@ class Session:
         Where it was not, an empty content ends it if no recipient was taken (RFC 2920, 3.1).
         """
         code = heard[-1].code
-        if code == START_INPUT and not any(answer.takes for answer in heard[1:-1]):
+        if code == START_INPUT and all(answer.refuses for answer in heard[1:-1]):
             self._wire.write(END, 1)
             await self._wire.read(1, COMMAND_SECONDS)
             self._unended = False
-        elif not 400 <= code < 600:  # noqa: PLR2004 - the 4yz and 5yz classes
+        elif not heard[-1].refuses:
             self.close()
 
     async def _die_having_written(self, data: bytes) -> None:

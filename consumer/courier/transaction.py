@@ -39,6 +39,10 @@ class Answer(NamedTuple):
         """Whether it takes the sender or recipient that it answers."""
         return self.code in {OK, WILL_FORWARD}
 
+    @property
+    def refuses(self) -> bool:
+        return 400 <= self.code < 600  # noqa: PLR2004 - the 4yz and 5yz classes
+
 
 class Outcome(NamedTuple):
     """How the relay took an envelope."""

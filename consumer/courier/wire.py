@@ -43,17 +43,23 @@ class Wire(asyncio.Protocol):
             self._owed += replies
             self._transport.write(data)
 
-    async def read(self, replies: int, seconds: float) -> list[Answer]:
-        """The next replies; fewer when the connection is lost first, or they take too many seconds."""
+    async def wait(self, replies: int, seconds: float) -> bool:
+        """Whether so many replies came, or the connection was lost, within the time. Changes nothing."""
         if len(self._answers) < replies and self.lost is None:
             self._wanted = replies
             self._waiter = self._loop.create_future()
-            timer = self._loop.call_later(seconds, self.lose, f"no reply within {seconds:g} s")
+            timer = self._loop.call_later(seconds, self._wake)
             try:
                 await self._waiter
             finally:
                 timer.cancel()
                 self._waiter = None
+        return len(self._answers) >= replies or self.lost is not None
+
+    async def read(self, replies: int, seconds: float) -> list[Answer]:
+        """The next replies; fewer when the connection is lost first, or they take too many seconds."""
+        if not await self.wait(replies, seconds):
+            self.lose(f"no reply within {seconds:g} s")
         answers = self._answers
         return [answers.popleft() for _ in range(min(replies, len(answers)))]
 

@@ -299,3 +299,15 @@ async def test_a_bug_is_a_500_that_says_where_to_look(
     monkeypatch.setattr("service.start_job.parse_start_job", broken)
     document = await problem(await client.post("/start-job", json=ADA), 500, "internal-error")
     assert "secret" not in str(document)
+
+
+async def test_a_path_is_what_it_is(client: Client) -> None:
+    await problem(await client.get("/jobs//x"), 404, "not-found")
+
+
+async def test_invented_methods_are_one_label(client: Client) -> None:
+    for number in range(3):
+        response = await client.open("/start-job", method=f"MAKEUP{number}", json=ADA)
+        assert response.status_code == 405
+    text = await (await client.get("/metrics")).get_data(as_text=True)
+    assert "MAKEUP" not in text

@@ -15,8 +15,9 @@ from relay import CLOSE, HANG, Relay
 from consumer.courier import Courier, Mail, opening
 from consumer.courier import Relay as Target
 from consumer.courier import session as session_module
+from consumer.courier.errand import Errand
 from consumer.verdict import Reply, Step
-from mailjob.errors import AsyncEmailError, LedgerUnavailableError
+from mailjob.errors import AsyncEmailError, LedgerUnavailableError, RelayError
 from mailjob.settings import Tls
 
 ADA = "ada@example.org"
@@ -393,3 +394,52 @@ class TestAuth:
             assert not any(command.startswith("AUTH") for command in relay.commands)
             await deliver(relay, username="u", password="p", tls=Tls.NONE)
             assert any(command.startswith("AUTH") for command in relay.commands)
+
+
+class TestARelayInTrouble:
+    async def test_all_mail_is_told_also_where_it_comes_by_and_by(self) -> None:
+        """Lanes that fail one after the other, each while another still tries."""
+        relay = Relay({"BANNER": ["421 go away"]})
+        relay.script = replace(relay.script, delay=0.03)
+        async with relay.serve(), asyncio.timeout(20):
+            courier = Courier(target(relay), 10)
+            sending = []
+            for _ in range(30):
+                sending.append(asyncio.create_task(courier.send(mail(), Marks(relay))))
+                await asyncio.sleep(0.004)
+            replies = await asyncio.gather(*sending)
+            assert {reply[ADA].step for reply in replies} == {Step.CONNECT}
+            assert in_doubt(courier)
+            assert relay.connections <= 12
+            await courier.close()
+
+    async def test_a_host_name_that_is_none_is_trouble_as_well(self) -> None:
+        async with asyncio.timeout(10):
+            replies = await Courier(Target("smtp..example.org", 25), 1).send(mail(), Marks(Relay()))
+        assert codes(replies) == {ADA: (Step.CONNECT, 0)}
+
+    async def test_a_pause_is_no_storm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One session waits for its reply, another met 421, and there is more mail."""
+        tries = 0
+        cope = Courier._cope  # noqa: SLF001 - counts the tries
+
+        def count(courier: Courier, error: RelayError, errand: Errand) -> None:
+            nonlocal tries
+            tries += 1
+            cope(courier, error, errand)
+
+        monkeypatch.setattr(Courier, "_cope", count)
+        async with Relay({"CONTENT": [HANG, "421 closing", "250 ok"]}).serve() as relay:
+            courier = Courier(target(relay), 2)
+            first = asyncio.create_task(courier.send(mail(), Marks(relay)))
+            while not relay.asked["CONTENT"]:
+                await asyncio.sleep(0.01)
+            assert codes(await courier.send(mail(), Marks(relay))) == {ADA: (Step.CONTENT, 421)}
+            waiting = [asyncio.create_task(courier.send(mail(), Marks(relay))) for _ in range(3)]
+            await asyncio.wait([first, *waiting], timeout=0.2)
+            assert tries <= 4
+            relay.answers = {}
+            relay.let_go()
+            for task in (first, *waiting):
+                assert codes(await task) == {ADA: (Step.CONTENT, 250)}
+            await courier.close()

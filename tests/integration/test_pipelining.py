@@ -279,3 +279,36 @@ async def test_a_connection_lost_between_the_groups_replies_counts_for_its_mail(
         assert await send_all(port, mail()) == [{ADA: (Step.RCPT, 0)}]
     async with listening([(group(), b"250 sender\r\n250 recipient\r\n"), (b"", None)]) as port:
         assert await send_all(port, mail()) == [{ADA: (Step.DATA, 0)}]
+
+
+async def test_a_mail_does_not_wait_behind_a_silent_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.courier.session.COMMAND_SECONDS", 0.05)
+    connections = 0
+    other_sent = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        slow = connections == 1
+        writer.write(b"220 relay\r\n")
+        await reader.readuntil(b"\r\n")
+        writer.write(b"250-relay\r\n250 PIPELINING\r\n")
+        await reader.readexactly(len(group()))
+        writer.write(TAKEN)
+        await reader.readexactly(len(WIRE + group() if slow else WIRE))
+        if slow:
+            await other_sent.wait()
+        writer.write(DONE + (TAKEN if slow else b""))
+        other_sent.set()
+        assert await reader.read() == (b"" if slow else b"QUIT\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(hold, "127.0.0.1", 0) as server, asyncio.timeout(10):
+        courier = Courier(Relay("127.0.0.1", server.sockets[0].getsockname()[1]), 1)
+        first = asyncio.create_task(courier.send(mail(), mark))
+        second = asyncio.create_task(courier.send(mail(), mark))
+        await asyncio.sleep(0)
+        courier._limit = 2  # noqa: SLF001 - one more than when the second mail was announced
+        assert codes(await second) == SENT
+        assert codes(await first) == SENT
+        await courier.close()
