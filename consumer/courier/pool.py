@@ -157,6 +157,7 @@ class Courier:
                 if errand is not None:
                     # What one session met (a restart of the relay) resting ones may have met as well.
                     self._send_home()
+                    await asyncio.sleep(0)  # whoever was answered notes the relay's trouble first
                 elif session.usable:
                     errand = await self._rest(session)
                 errand = errand or self._take()
