@@ -1,4 +1,4 @@
-"""``async-email install``, ``upgrade`` and ``uninstall``: from the command line to the steps."""
+"""``async-email install`` and ``uninstall``: from the command line to the steps."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from typing import Final
 from rich.console import Console
 from rich.prompt import Prompt
 
-from console.server.configuration import Configuration, gather
-from console.server.plan import (
-    CONFIGURATION,
-    Size,
-    first_key,
-    installation,
-    need_a_server,
-    removal,
-)
-from console.server.release import HOME, Release
+from console.server.configuration import CONFIGURATION, Configuration, gather
+from console.server.plan import first_key, installation, need_a_server, removal
+from console.server.release import Release
 from console.server.steps import carry_out
+from console.server.systemd import Size
 from mailjob.errors import ConsoleError
 
 ASKED: Final = {
@@ -53,7 +47,7 @@ def install(arguments: Namespace, screen: Console) -> None:
         screen.print(f"not taken over: {name} is no setting of this system", highlight=False)
     steps = installation(
         configuration,
-        Release(HOME, arguments.wheels),
+        Release(arguments.wheels),
         Size.wanted(arguments.services, arguments.consumers),
     )
     changes = carry_out(steps, dry=arguments.dry_run, say=lambda words: _say(screen, words))

@@ -15,6 +15,8 @@ from dotenv import dotenv_values
 
 from mailjob.settings import ConsumerSettings, ServiceSettings, Source, read_settings, settings_table
 
+CONFIGURATION: Final = Path("/etc/async-email")
+
 REDIS_USERS: Final = ("service", "consumer", "operator")
 
 SECRET: Final = frozenset({"SMTP_USERNAME", "SMTP_PASSWORD", "REDIS_URL", "BROKER_URL"})

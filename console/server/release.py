@@ -6,17 +6,20 @@ import hashlib
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from console.server.steps import run
+from console.server.steps import SOURCE, Action, Step, run
 from mailjob.errors import ConsoleError
 
-SOURCE: Final = Path(__file__).parents[2]
-"""The checkout that the command runs from; it has the operating files and the hashed requirements."""
-
 HOME: Final = Path("/opt/async-email")
+RELEASES: Final = HOME / "releases"
+CURRENT: Final = HOME / "current"
+"""The link to the release that runs."""
+
+KEPT: Final = 3
 
 PACKAGES: Final = ("mailjob", "service", "consumer", "console")
 
@@ -25,16 +28,15 @@ PACKAGES: Final = ("mailjob", "service", "consumer", "console")
 class Release:
     """``wheels`` has every wheel that is needed; without it, packages come from the index."""
 
-    home: Path
     wheels: Path | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
         return f"{version('async-email')}-{self._digest()[:10]}"
 
     @property
     def path(self) -> Path:
-        return self.home / "releases" / self.name
+        return RELEASES / self.name
 
     def needed(self) -> str:
         if (self.path / "complete").exists():
@@ -83,10 +85,12 @@ class Release:
         return [requirements, *sorted(file for file in sources if "__pycache__" not in file.parts)]
 
 
-def prune(home: Path, keep: int) -> None:
-    """Remove all but the newest releases and the one that runs."""
-    current = (home / "current").resolve()
-    releases = sorted((home / "releases").iterdir(), key=lambda path: path.stat().st_mtime)
-    for old in releases[:-keep]:
-        if old != current:
-            shutil.rmtree(old)
+def old_releases_removed() -> Step:
+    """All but the newest ones and the one that runs."""
+    return Action("remove old releases", lambda: bool(_old()), lambda: list(map(shutil.rmtree, _old())))
+
+
+def _old() -> list[Path]:
+    releases = list(RELEASES.iterdir()) if RELEASES.is_dir() else []
+    oldest_first = sorted(releases, key=lambda path: path.stat().st_mtime)
+    return [release for release in oldest_first[:-KEPT] if release != CURRENT.resolve()]

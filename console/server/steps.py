@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from mailjob.errors import ConsoleError
 
@@ -35,6 +35,15 @@ def run(*command: str | Path) -> str:
         said = (done.stderr or done.stdout).strip()[-600:]
         raise ConsoleError(f"{' '.join(words)} failed: {said}")
     return done.stdout
+
+
+SOURCE: Final = Path(__file__).parents[2]
+"""The checkout that the command runs from; it has the operating files and the hashed requirements."""
+
+
+def operating(*parts: str) -> str:
+    """The text of one of the files below ``ops``."""
+    return SOURCE.joinpath("ops", *parts).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -90,21 +99,19 @@ class Folder:
 
 @dataclass(frozen=True)
 class Text:
-    """A file with this content. What ``once`` is true for is written only where there is none."""
+    """A file with this content."""
 
     path: Path
     content: str
     mode: int = 0o644
     owner: str = "root"
     group: str = "root"
-    once: bool = False
 
     def needed(self) -> str:
         try:
-            same = self.once or self.path.read_text(encoding="utf-8") == self.content
+            same = self.path.read_text(encoding="utf-8") == self.content
         except FileNotFoundError:
             same = False
-        same = same and self.path.exists()
         if same and _is(self.path, self.mode, self.owner, self.group):
             return ""
         verb = "set the owner and mode of" if same else "write"
@@ -112,12 +119,9 @@ class Text:
 
     def make(self) -> None:
         """In one step: a reader sees the old file or the new one."""
-        content = self.content
-        if self.once and self.path.exists():
-            content = self.path.read_text(encoding="utf-8")
         new = self.path.with_name(f".{self.path.name}.new")
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(content)
+            file.write(self.content)
             file.flush()
             os.fsync(file.fileno())
         _own(new, self.mode, self.owner, self.group)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from console.server.configuration import REDIS_USERS, Configuration, acl, gather
-from console.server.plan import Size, site
+from console.server.nginx import site
+from console.server.systemd import Size
 from mailjob.errors import SettingsError
 
 OPS = Path(__file__).parents[2] / "ops"
