@@ -148,13 +148,7 @@ def _broker(url: str) -> Finding:
 
 
 def _relay(settings: ConsumerSettings) -> Finding:
-    relay = Relay(
-        settings.smtp_host,
-        settings.smtp_port,
-        settings.smtp_username,
-        settings.smtp_password,
-        settings.smtp_tls,
-    )
+    relay = Relay.of(settings)
 
     async def greet() -> None:
         session = await open_session(relay, socket.getfqdn())

@@ -41,14 +41,7 @@ class Daemon:
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         templates = [compile_template(source) for source in read_templates(settings.template_dir)]
         self._ledger = Ledger(settings.redis_url, reply_seconds=LEDGER_SECONDS)
-        relay = Relay(
-            settings.smtp_host,
-            settings.smtp_port,
-            settings.smtp_username,
-            settings.smtp_password,
-            settings.smtp_tls,
-        )
-        self._courier = Courier(relay, settings.smtp_connections)
+        self._courier = Courier(Relay.of(settings), settings.smtp_connections)
         self._inbox = Inbox()
         self._intake = Intake(settings.broker_url, self._inbox)
         self._delivery = Delivery(

@@ -14,7 +14,7 @@ import structlog
 from consumer.backoff import pause, retry_delay
 from consumer.compose import Composer
 from consumer.courier import Courier, Mail
-from consumer.flights import LOOK_SECONDS, Flight, Flights
+from consumer.flights import Flight, Flights
 from consumer.intake import Inbox
 from consumer.verdict import Attempt, Reply, Step, conclude
 from mailjob import meters
@@ -134,7 +134,7 @@ class Delivery:
 
     async def settle(self, seconds: float) -> None:
         """Wait for the replies to what is past the mark, at most ``seconds``."""
-        tasks = {flight.task for flight in self._flights.now() if flight.task is not None}
+        tasks = {flight.task for flight in self._flights.now()}
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=seconds)
@@ -145,19 +145,12 @@ class Delivery:
 
     async def _return(self, flights: Sequence[Flight]) -> list[str]:
         """Stop these and give their jobs back, and those of a claim that was under way."""
-        # More than once: aiosmtplib reads with asyncio.wait_for, which can swallow a cancellation.
-        while flying := [
-            flight.task
-            for flight in flights
-            if flight.task is not None and not flight.task.done() and not flight.marked
-        ]:
-            for task in flying:
-                task.cancel()
-            await asyncio.wait(flying, timeout=LOOK_SECONDS)
+        for flight in flights:
+            flight.task.cancel()
+        if flights:
+            await asyncio.wait([flight.task for flight in flights])
         # Of a mail that was cancelled nothing was sent, also where its mark still came through.
-        claims = [
-            flight.claim for flight in flights if flight.task is not None and flight.task.cancelled()
-        ]
+        claims = [flight.claim for flight in flights if flight.task.cancelled()]
         if self._claiming is not None:
             with contextlib.suppress(LedgerUnavailableError):
                 claims += [answer for answer in await self._claiming if isinstance(answer, Claim)]

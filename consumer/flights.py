@@ -24,12 +24,13 @@ class Flight:
 
     __slots__ = ("claim", "lost", "marked", "started", "task")
 
+    task: asyncio.Task[None]
+
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.marked = False
         self.lost = False
         self.started = time.monotonic()
-        self.task: asyncio.Task[None] | None = None
 
     def age_ms(self) -> int:
         """Server time since the job was accepted, as far as this machine's clock can tell."""

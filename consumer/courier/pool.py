@@ -123,7 +123,7 @@ class Courier:
         while self._resting:
             resting = self._resting.pop()
             if not resting.called.done():
-                resting.called.set_result(True)
+                resting.call(True)
                 return
         if len(self._lanes) < self._limit:
             lane = asyncio.create_task(self._work())

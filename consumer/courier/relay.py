@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from mailjob.settings import Tls, is_loopback
+from mailjob.settings import ConsumerSettings, Tls, is_loopback
 
 SUBMISSIONS_PORT: Final = 465
 SUBMISSION_PORT: Final = 587
@@ -23,6 +23,16 @@ class Relay:
     password: str = field(default="", repr=False)
     tls: Tls = Tls.AUTO
     trust: ssl.SSLContext | None = None
+
+    @classmethod
+    def of(cls, settings: ConsumerSettings) -> Relay:
+        return cls(
+            settings.smtp_host,
+            settings.smtp_port,
+            settings.smtp_username,
+            settings.smtp_password,
+            settings.smtp_tls,
+        )
 
     @property
     def mode(self) -> Tls:
