@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -40,17 +41,8 @@ def accept_ours(services: int, jobs: int, backlog: int = 0) -> Figures:
     with _folder() as name, redis_server(Path(name), durable=True) as url:
         ours = Ours(Path(name), url, smtp_port=9)
         ours.preload(backlog, rung=0)
-        with ours.services(services) as (ports, running_services):
-            load(ports, CONNECTIONS, jobs // 10)
-            before = _cpu(running_services)
-            loaded = load(ports, CONNECTIONS, jobs)
-            return {
-                "rate": loaded.rate,
-                "median_ms": loaded.median_ms,
-                "p99_ms": loaded.p99_ms,
-                "cpu_us": (_cpu(running_services) - before) / jobs * 1e6,
-                "megabytes": sum(service.megabytes() for service in running_services),
-            }
+        with ours.services(services) as (ports, programs):
+            return _accepts(ports, programs, jobs)
 
 
 def accept_empty(processes: int, jobs: int) -> Figures:
@@ -63,16 +55,8 @@ def accept_empty(processes: int, jobs: int) -> Figures:
             stack.enter_context(running([*command, str(port)], folder, environment)) for port in ports
         ]
         for port in ports:
-            wait(lambda port=port: answers(port), *programs)  # type: ignore[misc]
-        load(ports, CONNECTIONS, jobs // 10)
-        before = _cpu(programs)
-        loaded = load(ports, CONNECTIONS, jobs)
-        return {
-            "rate": loaded.rate,
-            "median_ms": loaded.median_ms,
-            "p99_ms": loaded.p99_ms,
-            "cpu_us": (_cpu(programs) - before) / jobs * 1e6,
-        }
+            wait(partial(answers, port), *programs)
+        return _accepts(ports, programs, jobs)
 
 
 def accept_flask(jobs: int) -> Figures:
@@ -80,10 +64,8 @@ def accept_flask(jobs: int) -> Figures:
         port = free_port()
         environment = peers.CELERY.environment(url, 9)
         with running(peers.web(port), Path(name), environment) as web:
-            wait(lambda: answers(port), web)
-            load([port], CONNECTIONS, jobs // 10)
-            loaded = load([port], CONNECTIONS, jobs)
-            return {"rate": loaded.rate, "median_ms": loaded.median_ms, "p99_ms": loaded.p99_ms}
+            wait(partial(answers, port), web)
+            return _accepts([port], [web], jobs)
 
 
 def accept_quietly(jobs: int, per_second: float) -> Figures:
@@ -92,8 +74,19 @@ def accept_quietly(jobs: int, per_second: float) -> Figures:
         redis_server(Path(name), durable=True) as url,
         Ours(Path(name), url, smtp_port=9).services(1) as (ports, _),
     ):
-        loaded = load(ports, CONNECTIONS, jobs, per_second)
-        return {"rate": loaded.rate, "median_ms": loaded.median_ms, "p99_ms": loaded.p99_ms}
+        return load(ports, CONNECTIONS, jobs, per_second).figures
+
+
+def _accepts(ports: list[int], programs: list[Running], jobs: int) -> Figures:
+    """After a tenth as many that are not counted."""
+    load(ports, CONNECTIONS, jobs // 10)
+    before = _cpu(programs)
+    loaded = load(ports, CONNECTIONS, jobs)
+    return {
+        **loaded.figures,
+        "cpu_us": (_cpu(programs) - before) / jobs * 1e6,
+        "megabytes": sum(program.megabytes() for program in programs),
+    }
 
 
 # Delivering
@@ -161,7 +154,7 @@ def whole_celery(mails: int) -> Figures:
             running(peers.web(port), folder, environment) as web,
             running(peers.CELERY.worker(), folder, environment) as worker,
         ):
-            wait(lambda: answers(port), web)
+            wait(partial(answers, port), web)
             return _whole(relay, mails, [port], [web], [worker])
 
 

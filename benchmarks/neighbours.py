@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -97,6 +98,10 @@ class Loaded:
     posts: dict[str, float] = field(repr=False)
     cpu_seconds: float
 
+    @property
+    def figures(self) -> dict[str, float]:
+        return {"rate": self.rate, "median_ms": self.median_ms, "p99_ms": self.p99_ms}
+
 
 def load(ports: Sequence[int], connections: int, jobs: int, per_second: float = 0.0) -> Loaded:
     before = _children_seconds()
@@ -147,7 +152,7 @@ class Ours:
                 for port in ports
             ]
             for port, service in zip(ports, services, strict=True):
-                wait(lambda port=port: answers(port), service)  # type: ignore[misc]  # a lambda's default
+                wait(partial(answers, port), service)
             yield ports, services
 
     @contextlib.contextmanager

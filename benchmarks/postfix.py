@@ -1,4 +1,7 @@
-"""Postfix as a peer, where it is installed and we are root: accepts and relays, its queue on disk."""
+"""Postfix, where it is installed and we are root: accepts and relays, its queue on disk.
+
+A peer of the measurements, and a relay that nobody here wrote for the system tests.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from benchmarks.running import wait
 from console.neighbours import free_port
 
 SESSIONS: Final = 10
@@ -30,24 +34,32 @@ myhostname = relay.test
 mydestination =
 relayhost = [127.0.0.1]:{sink_port}
 smtp_tls_security_level = none
-smtpd_relay_restrictions = permit_mynetworks, reject
-mynetworks = 127.0.0.0/8
+{more}
 """
+
+OPEN_TO_THIS_MACHINE: Final = """\
+smtpd_relay_restrictions = permit_mynetworks, reject
+mynetworks = 127.0.0.0/8"""
 
 _MASTER = """\
 127.0.0.1:{port} inet n - n - - smtpd
+pickup    unix n - n 60 1 pickup
 cleanup   unix n - n - 0 cleanup
 qmgr      unix n - n 300 1 qmgr
 rewrite   unix - - n - - trivial-rewrite
 bounce    unix - - n - 0 bounce
 defer     unix - - n - 0 bounce
+trace     unix - - n - 0 bounce
+verify    unix - - n - 1 verify
 proxymap  unix - - n - - proxymap
 smtp      unix - - n - - smtp
 relay     unix - - n - - smtp
 error     unix - - n - - error
 retry     unix - - n - - error
+discard   unix - - n - - discard
 anvil     unix - - n - 1 anvil
 scache    unix - - n - 1 scache
+tlsmgr    unix - - n 1000? 1 tlsmgr
 postlog   unix-dgram n - n - 1 postlogd
 """
 
@@ -69,11 +81,11 @@ def send_with_smtp_source(port: int, mails: int) -> None:
 
 
 @contextmanager
-def postfix(folder: Path, sink_port: int) -> Iterator[int]:
-    """An instance of its own. Gives its port."""
+def postfix(folder: Path, sink_port: int, more: str = OPEN_TO_THIS_MACHINE) -> Iterator[int]:
+    """An instance of its own. Gives its port. ``more`` goes into its main.cf: who may relay, and how."""
     port = free_port()
     folder.chmod(0o755)
-    places = {"folder": folder, "port": port, "sink_port": sink_port}
+    places = {"folder": folder, "port": port, "sink_port": sink_port, "more": more}
     (folder / "main.cf").write_text(_MAIN.format_map(places))
     (folder / "master.cf").write_text(_MASTER.format_map(places))
     for place in ("queue", "data"):
@@ -87,3 +99,9 @@ def postfix(folder: Path, sink_port: int) -> Iterator[int]:
         yield port
     finally:
         subprocess.run([*command, "stop"], env=environment, check=True, capture_output=True)
+        wait(lambda: not _runs(folder), seconds=20)
+
+
+def _runs(folder: Path) -> bool:
+    pid = (folder / "queue/pid/master.pid").read_text().strip()
+    return Path(f"/proc/{pid}").exists()

@@ -2,7 +2,7 @@
 
 Quart reads the body in one task and handles the request in another, and sends in a third, so that an
 application may stream. Nothing is streamed here: the body is read first, all of it, and the answer is
-sent in one piece. That spares three tasks a request, a seventh of what one costs.
+sent in one piece. That spares three tasks a request.
 """
 
 from __future__ import annotations

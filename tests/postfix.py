@@ -13,24 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
-from programs import free_port, wait_until
 from relay import Relay, in_thread
+
+from benchmarks.postfix import postfix
 
 USER, PASSWORD = "shop", "correct horse # battery"
 
-MAIN_CF = """\
-compatibility_level = 3.6
-queue_directory = {folder}/queue
-data_directory = {folder}/data
-mail_owner = postfix
-maillog_file = {folder}/mail.log
-maillog_file_prefixes = {folder}
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-myhostname = relay.test
-mydestination =
-relayhost = [127.0.0.1]:{sink_port}
-smtp_tls_security_level = none
+ACCESS = """\
 smtpd_tls_cert_file = {folder}/relay.pem
 smtpd_tls_security_level = may
 smtpd_tls_auth_only = yes
@@ -41,28 +30,6 @@ smtpd_relay_restrictions = permit_sasl_authenticated, reject
 smtpd_recipient_restrictions =
     check_recipient_access inline:{{{{refused@example.org=550 5.1.1 no such user}}, \
 {{later@example.org=450 4.2.1 try again}}}}
-"""
-
-MASTER_CF = """\
-127.0.0.1:{port} inet n - n - - smtpd
-pickup    unix n - n 60 1 pickup
-cleanup   unix n - n - 0 cleanup
-qmgr      unix n - n 300 1 qmgr
-rewrite   unix - - n - - trivial-rewrite
-bounce    unix - - n - 0 bounce
-defer     unix - - n - 0 bounce
-trace     unix - - n - 0 bounce
-verify    unix - - n - 1 verify
-proxymap  unix - - n - - proxymap
-smtp      unix - - n - - smtp
-relay     unix - - n - - smtp
-error     unix - - n - - error
-retry     unix - - n - - error
-discard   unix - - n - - discard
-anvil     unix - - n - 1 anvil
-scache    unix - - n - 1 scache
-tlsmgr    unix - - n 1000? 1 tlsmgr
-postlog   unix-dgram n - n - 1 postlogd
 """
 
 SASL = """\
@@ -94,13 +61,9 @@ def run_postfix(authority: trustme.CA) -> Iterator[Postfix]:
         tempfile.TemporaryDirectory(prefix="postfix-", dir="/tmp") as name,
         in_thread(Relay()) as sink,
     ):
-        folder, port = Path(name), free_port()
-        folder.chmod(0o755)
-        places = {"folder": folder, "port": port, "sink_port": sink.port}
-        (folder / "main.cf").write_text(MAIN_CF.format_map(places))
-        (folder / "master.cf").write_text(MASTER_CF.format_map(places))
+        folder = Path(name)
         (folder / "sasl").mkdir()
-        (folder / "sasl/smtpd.conf").write_text(SASL.format_map(places))
+        (folder / "sasl/smtpd.conf").write_text(SASL.format(folder=folder))
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
             str(folder / "relay.pem")
         )
@@ -112,18 +75,5 @@ def run_postfix(authority: trustme.CA) -> Iterator[Postfix]:
         )
         owner = pwd.getpwnam("postfix")
         os.chown(folder / "sasldb2", owner.pw_uid, owner.pw_gid)
-        for place in ("queue", "data"):
-            (folder / place).mkdir()
-        os.chown(folder / "data", owner.pw_uid, owner.pw_gid)
-        command = [tool("postfix"), "-c", str(folder)]
-        subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
-        try:
+        with postfix(folder, sink.port, ACCESS.format(folder=folder)) as port:
             yield Postfix(port, folder / "authority.pem", sink)
-        finally:
-            subprocess.run([*command, "stop"], check=True, capture_output=True, timeout=60)
-            wait_until(lambda: not _running(folder), what="the end of Postfix")
-
-
-def _running(folder: Path) -> bool:
-    pid = (folder / "queue/pid/master.pid").read_text().strip()
-    return Path(f"/proc/{pid}").exists()

@@ -49,6 +49,9 @@ class Crowd:
         for thread in self._threads:
             thread.start()
 
+    def is_busy(self) -> bool:
+        return self.outcomes["202"] > 100
+
     def gone(self) -> None:
         for thread in self._threads:
             thread.join(30)
@@ -85,7 +88,7 @@ def test_no_connection_is_reset(make_system: MakeSystem, tmp_path: Path, kind: s
     for _ in range(5):
         wait_until(lambda: listens(bind))
         crowd = Crowd(bind)
-        wait_until(lambda crowd=crowd: crowd.outcomes["202"] > 100)  # type: ignore[misc]
+        wait_until(crowd.is_busy)
         assert service.stop() == 0
         crowd.gone()
         assert set(crowd.outcomes) == {"202"}

@@ -46,7 +46,7 @@ class Server:
         self._sink: subprocess.Popen[bytes] | None = None
 
     def install(self, *arguments: str) -> str:
-        return self.box.do("/root/async-email/run", "install", "--wheels", "/root/wheels", *arguments)
+        return self.box.do("/srv/async-email/run", "install", "--wheels", "/srv/wheels", *arguments)
 
     def ask(
         self, path: str, document: object = None, host: str = PUBLIC_ADDRESS
@@ -133,18 +133,18 @@ def copy_checkout(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with machine() as box:
-        checkout = box.folder / "root/async-email"
+        checkout = box.folder / "srv/async-email"
         checkout.mkdir()
         copy_checkout(checkout)
-        wheels(box.folder / "root/wheels")
-        (box.folder / "root/old.env").write_text(OLD_ENV)
+        wheels(box.folder / "srv/wheels")
+        (box.folder / "srv/old.env").write_text(OLD_ENV)
         server = Server(box, tmp_path_factory.mktemp("server"))
         yield server
         server.stop_sink()
 
 
 def test_install(server: Server) -> None:
-    arguments = ("--env", "/root/old.env")
+    arguments = ("--env", "/srv/old.env")
     said = server.install(*arguments, "--dry-run")
     assert "would make the system user async-email" in said
     assert server.box.do("ls", "/opt").strip() == ""
@@ -242,7 +242,7 @@ def test_there_can_be_more_and_fewer_instances(server: Server) -> None:
 
 
 def test_an_upgrade_under_load_fails_no_request(server: Server) -> None:
-    wheels = server.box.folder / "root/wheels"
+    wheels = server.box.folder / "srv/wheels"
     shutil.copy(next(wheels.glob("idna-*.whl")), wheels / "zz_not_needed-1.0-py3-none-any.whl")
     load = Load(server)
     said = server.install()
@@ -255,7 +255,7 @@ def test_an_upgrade_under_load_fails_no_request(server: Server) -> None:
 
 def test_an_upgrade_that_does_not_get_well_is_taken_back(server: Server) -> None:
     running = server.box.do("readlink", "/opt/async-email/current")
-    spoil(next((server.box.folder / "root/wheels").glob("async_email-*.whl")))
+    spoil(next((server.box.folder / "srv/wheels").glob("async_email-*.whl")))
     load = Load(server)
     with pytest.raises(AssertionError, match="runs again"):
         server.install()
@@ -265,7 +265,7 @@ def test_an_upgrade_that_does_not_get_well_is_taken_back(server: Server) -> None
 
 
 def test_it_can_be_taken_away(server: Server) -> None:
-    command = ("/root/async-email/.venv/bin/async-email", "uninstall")
+    command = ("/srv/async-email/.venv/bin/async-email", "uninstall")
     assert "would remove /opt/async-email" in server.box.do(*command, "--dry-run")
     server.box.do(*command)
     assert server.box.do("ls", "/opt").strip() == ""
