@@ -35,7 +35,7 @@ _ENCODED_WORD_BYTES: Final = 39
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f]+")
 _PLAIN_HEADER = re.compile(r"[ -~]*")
-_PLAIN_TEXT = re.compile(r"[\t\n\r -~]*")
+_PLAIN_BYTES = bytes([*b"\t\n\r", *range(0x20, 0x7F)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +205,16 @@ def encode_text(text: str) -> tuple[str, str]:
         text = _LINE_END.sub("\r\n", text)
     if not text.endswith("\r\n"):
         text += "\r\n"
-    if _PLAIN_TEXT.fullmatch(text) and max(map(len, text.split("\r\n"))) <= LINE_CHARACTERS:
-        return "7bit", text
     raw = text.encode("utf-8")
+    if not raw.translate(None, _PLAIN_BYTES) and _longest_line(text) <= LINE_CHARACTERS:
+        return "7bit", text
     quoted = binascii.b2a_qp(raw, istext=True)
     if len(quoted) * 3 <= len(raw) * 4:  # base64 makes 4 of 3
         return "quoted-printable", quoted.decode("ascii")
     return "base64", base64.encodebytes(raw).decode("ascii").replace("\n", "\r\n")
+
+
+def _longest_line(text: str) -> int:
+    if len(text) <= LINE_CHARACTERS:
+        return len(text)
+    return max(map(len, text.split("\r\n")))

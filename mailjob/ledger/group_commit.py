@@ -20,10 +20,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from mailjob.errors import LedgerBusyError, LedgerUnavailableError
+from mailjob.ledger.packing import Argument, Command, pack
 from mailjob.ledger.scripts import Script
-
-Argument = bytes | str | int | float
-Command = Sequence[Argument]
 
 MOST_IN_ONE_PIPELINE = 500
 MOST_WAITING = 20_000
@@ -151,7 +149,7 @@ async def _was_closed(connection: AbstractConnection) -> bool:
 
 async def _round_trip(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
     """Send all, then read as many replies. An error reply is an exception in the list."""
-    await connection.send_packed_command(pack(commands), check_health=False)
+    await connection.send_packed_command(b"".join(map(pack, commands)), check_health=False)
     replies: list[Any] = []
     for _ in commands:
         try:
@@ -161,17 +159,6 @@ async def _round_trip(connection: AbstractConnection, commands: Sequence[Command
                 raise
             replies.append(error)
     return replies
-
-
-def pack(commands: Sequence[Command]) -> bytes:
-    """The commands as arrays of bulk strings; redis-py takes three times as long for it."""
-    parts: list[bytes] = []
-    for command in commands:
-        parts.append(b"*%d\r\n" % len(command))
-        for argument in command:
-            raw = argument if isinstance(argument, bytes) else str(argument).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-    return b"".join(parts)
 
 
 def _no_script(reply: object) -> bool:

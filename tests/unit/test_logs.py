@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from mailjob.logs import mask, set_up_logs
+from mailjob.logs import Lines, mask, set_up_logs
 from mailjob.settings import LedgerSettings, Source, read_settings
 
 
@@ -71,3 +72,49 @@ def test_tracebacks_and_odd_values_stay_on_one_masked_line(stderr: io.StringIO) 
     (line,) = lines(stderr)
     assert "ValueError: for a***@example.org" in str(line["exception"])
     assert "ada@" not in json.dumps(line)
+
+
+class Stream(io.StringIO):
+    """Remembers what each call wrote."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return len(text)
+
+
+def test_what_one_turn_logs_is_written_with_one_call() -> None:
+    stream = Stream()
+    lines = Lines(stream)
+
+    async def log() -> None:
+        lines.info("a")
+        lines.info("b")
+        assert stream.writes == []
+        await asyncio.sleep(0)
+        lines.info("c")
+
+    asyncio.run(log())
+    assert stream.writes == ["a\nb\n", "c\n"]
+
+
+def test_a_warning_is_written_at_once_behind_what_waits() -> None:
+    stream = Stream()
+    lines = Lines(stream)
+
+    async def log() -> None:
+        lines.info("a")
+        lines.warning("b")
+        assert stream.writes == ["a\nb\n"]
+
+    asyncio.run(log())
+    assert stream.writes == ["a\nb\n"]
+
+
+def test_without_an_event_loop_every_line_is_written_at_once() -> None:
+    stream = Stream()
+    Lines(stream).info("a")
+    assert stream.writes == ["a\n"]
