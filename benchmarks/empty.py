@@ -13,7 +13,7 @@ import uvloop
 from hypercorn.asyncio import serve
 from quart import Quart
 
-from service.__main__ import server_config
+from service.server import server_config
 
 app = Quart("empty", static_folder=None)
 

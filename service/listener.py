@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import os
 import select
 import socket
 import struct
@@ -25,6 +24,9 @@ SETTLE_SECONDS: Final = 1.0
 """For handshakes under way, for the requests of those that connected last to arrive, and for connections
 in use to be told with an answer that they end: a proxy that finds out by itself has lost a request."""
 
+BACKLOG: Final = 1024
+"""Connections that may wait to be accepted; Nginx gives up at once where a unix socket has no room."""
+
 MOST_SECONDS: Final = 3.0
 """For accepting who waits: a process without a file descriptor left never would."""
 
@@ -39,19 +41,20 @@ _DROP_SYN: Final = (
 
 
 class Listener:
-    """Binds; tells ``config`` to serve on it. Raises OSError when the address is taken or not ours."""
+    """Binds. Raises OSError when the address is taken or not ours."""
 
-    def __init__(self, bind: Bind, config: Config) -> None:
+    def __init__(self, bind: Bind) -> None:
         self._path = Path(bind.path) if bind.path else None
+        config = Config()
         config.bind = [str(bind)]
-        (self._socket,) = config.create_sockets().insecure_sockets
+        (self.socket,) = config.create_sockets().insecure_sockets
         self._inode = self._path.stat().st_ino if self._path else 0
-        config.bind = [f"fd://{os.dup(self._socket.fileno())}"]
         self.leaving = False
         """Every answer is to be the last one of its connection."""
 
     async def leave(self) -> None:
-        """Refuse new connections, and wait until all that came before have been accepted.
+        """Refuse new connections, and wait until all that came before have been accepted: then the
+        socket may be closed.
 
         A client that is refused goes to another instance: at once where the socket is a file, else when
         it asks for the second time, a second later.
@@ -63,12 +66,11 @@ class Listener:
                     self._path.unlink()
         else:
             with contextlib.suppress(OSError):  # not Linux
-                _drop_syn(self._socket)
+                _drop_syn(self.socket)
         await asyncio.sleep(SETTLE_SECONDS)
         until = time.monotonic() + MOST_SECONDS
-        while select.select([self._socket], [], [], 0)[0] and time.monotonic() < until:
+        while select.select([self.socket], [], [], 0)[0] and time.monotonic() < until:
             await asyncio.sleep(0)
-        self._socket.close()
 
 
 def _drop_syn(listening: socket.socket) -> None:
