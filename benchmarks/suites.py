@@ -213,17 +213,22 @@ def suites(scale: float) -> list[Suite]:
             "memory",
             "after 200,000 mails",
             {
-                "after 20,000": partial(deliver, 20_000),
-                "after 200,000": partial(deliver, 200_000),
+                f"{program}, {number:,}": partial(measure, number)
+                for program, measure in (
+                    ("consumer", deliver),
+                    ("service", partial(experiments.accept_ours, 1)),
+                )
+                for number in (20_000, 200_000)
             },
             [
                 Target(
-                    "consumer's memory, 200,000 mails",
+                    f"{program}'s memory, 200,000 mails",
                     "of 20,000's",
                     1.05,
-                    ratio("after 200,000", "after 20,000", "megabytes"),
+                    ratio(f"{program}, 200,000", f"{program}, 20,000", "megabytes"),
                     most=True,
                 )
+                for program in ("consumer", "service")
             ],
             rounds=1,
         ),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mailjob.settings import settings_table
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 PERFORMANCE = HERE / "performance.md"
-PICTURE = HERE / "pictures/performance.svg"
+PICTURES = HERE / "pictures"
 RESULTS = HERE.parent / "benchmarks/results"
 
 UNITS = {"rate": "/s", "megabytes": "MB", "cpu_us": "us of CPU each", "median_ms": "ms", "p99_ms": "ms"}
@@ -88,14 +88,50 @@ def draw_rates(document: Mapping[str, Any]) -> str:
                 f'<text x="{left + length + 6:.0f}" y="{y + 13}">{rate:,.0f}</text>'
             )
             y += bar
+    return _svg(width, y + 14, rows)
+
+
+def draw_scale(document: Mapping[str, Any]) -> str:
+    """The rate of one, two and three processes of each program, as a curve for each, in SVG."""
+    figures = document["suites"]["scale"]["figures"]
+    left, bottom, step, height = 70, 250, 220, 220
+    highest = max(row["rate"] for row in figures.values())
+    parts = []
+    for mark in range(0, int(highest) + 1, 1000):
+        y = bottom - height * mark / highest
+        parts.append(
+            f'<path d="M{left} {y:.0f}H{left + 2 * step + 40}" class="grid"/>'
+            f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{mark:,}</text>'
+        )
+    for number in (1, 2, 3):
+        x = left + step * (number - 1) + 20
+        parts.append(f'<text x="{x}" y="{bottom + 20}" text-anchor="middle">{number}</text>')
+    for program, kind in (("services", "accepts"), ("consumers", "mails")):
+        points = [
+            (left + step * (number - 1) + 20, bottom - height * rate / highest)
+            for number in (1, 2, 3)
+            for rate in [figures[f"{number} {program}"]["rate"]]
+        ]
+        line = " ".join(f"{x:.0f},{y:.0f}" for x, y in points)
+        x, y = points[-1]
+        parts.append(
+            f'<polyline points="{line}" class="{program}"/>'
+            f'<text x="{x + 26:.0f}" y="{y + 4:.0f}">{kind}/s by {program}</text>'
+        )
+    parts.append(f'<text x="{left}" y="{bottom + 42}">processes, on two cores with all else</text>')
+    return _svg(760, bottom + 60, parts)
+
+
+def _svg(width: int, height: int, parts: Sequence[str]) -> str:
     style = (
         "text{font:12px sans-serif;fill:#1f2933}.title{font-weight:bold}"
-        ".ours{fill:#1d5fa8}.other{fill:#b6c2cf}"
+        ".ours{fill:#1d5fa8}.other{fill:#b6c2cf}.grid{stroke:#e1e6eb}"
+        "polyline{fill:none;stroke-width:2}.services{stroke:#b5651d}.consumers{stroke:#1d5fa8}"
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 14}" '
-        f'viewBox="0 0 {width} {y + 14}"><style>{style}</style>'
-        f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(rows)}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}"><style>{style}</style>'
+        f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>\n'
     )
 
 
@@ -119,5 +155,6 @@ def render(document: Path) -> str:
 if __name__ == "__main__":
     for document in (README, PERFORMANCE):
         document.write_text(render(document), encoding="utf-8")
-    PICTURE.parent.mkdir(exist_ok=True)
-    PICTURE.write_text(draw_rates(newest_results()), encoding="utf-8")
+    PICTURES.mkdir(exist_ok=True)
+    for name, draw in (("performance", draw_rates), ("scale", draw_scale)):
+        (PICTURES / f"{name}.svg").write_text(draw(newest_results()), encoding="utf-8")
