@@ -18,7 +18,8 @@ from console.doctor import Verdict, examine
 from console.jobs import picture, read_job, send_job, watch_job
 from console.keys import list_keys, print_new_key, revoke_key
 from console.operator import resolve_job
-from console.server.commands import install, uninstall
+from console.server.commands import backup, install, restore, uninstall, upgrade
+from console.server.configuration import INSTALLED_DOTENV, installed_source, is_installed
 from mailjob.errors import AsyncEmailError, ConsoleError, SettingsError
 from mailjob.lifecycle import Status
 from mailjob.settings import LedgerSettings, ServiceSettings, Source, read_settings
@@ -28,6 +29,17 @@ EX_CONFIG: Final = 78  # sysexits.h
 
 MOST_INSTANCES: Final = 9
 """Their metrics' ports end with their number."""
+
+OPERATING: Final = frozenset({"doctor", "keys", "resolve"})
+"""Commands that are about the system installed on this server, unless the folder has a ``.env``."""
+
+SERVER_COMMANDS: Final = {
+    "install": install,
+    "upgrade": upgrade,
+    "backup": backup,
+    "restore": restore,
+    "uninstall": uninstall,
+}
 
 KEY_VARIABLE: Final = "ASYNC_EMAIL_KEY"
 
@@ -50,7 +62,10 @@ def main() -> int:
 
 
 def _run(arguments: argparse.Namespace, screen: Console) -> int:
-    source = Source(os.environ, Path(".env"))
+    dotenv = Path(".env")
+    source = Source(os.environ, dotenv)
+    if is_installed() and not dotenv.exists() and arguments.command in OPERATING:
+        source, dotenv = installed_source(os.environ), INSTALLED_DOTENV
     match arguments.command:
         case "demo":
             run_demo(screen, once=arguments.once)
@@ -70,20 +85,18 @@ def _run(arguments: argparse.Namespace, screen: Console) -> int:
             resolve_job(settings.redis_url, arguments.id, decision, settings.job_retention)
             screen.print(f"{arguments.id} is resolved: {decision}", highlight=False)
         case "doctor":
-            return _doctor(arguments, source, screen)
-        case "install":
-            install(arguments, screen)
-        case "uninstall":
-            uninstall(arguments, screen)
+            return _doctor(arguments, source, dotenv, screen)
+        case "install" | "upgrade" | "backup" | "restore" | "uninstall" as name:
+            SERVER_COMMANDS[name](arguments, screen)
         case "keys":
             _keys(arguments, read_settings(LedgerSettings, source).redis_url, screen)
     return 0
 
 
-def _doctor(arguments: argparse.Namespace, source: Source, screen: Console) -> int:
+def _doctor(arguments: argparse.Namespace, source: Source, dotenv: Path, screen: Console) -> int:
     """Status 1 when something failed, 0 also with warnings."""
     findings = []
-    for finding in examine(source, Path(".env")):
+    for finding in examine(source, dotenv, arguments.send_to):
         findings.append(finding)
         if not arguments.json:
             screen.print(finding.as_line(), highlight=False, markup=False, soft_wrap=True)
@@ -103,9 +116,14 @@ def _keys(arguments: argparse.Namespace, redis_url: str, screen: Console) -> Non
 
 
 def _client(arguments: argparse.Namespace, source: Source) -> Client:
-    """Where the API is: the flag, else the service's setting. The key: a file, else a variable."""
+    """Where the API is: the flag, else this server's Nginx, else the service's setting.
+
+    The key: a file, else a variable.
+    """
     url = arguments.url
-    if url is None:
+    if url is None and is_installed() and not Path(".env").exists():
+        url = "http://127.0.0.1"
+    elif url is None:
         bind = read_settings(ServiceSettings, source).api_bind
         url = str(bind) if bind.path else f"http://{bind}"
     key = os.environ.get(KEY_VARIABLE)
@@ -155,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     revoke.add_argument("id")
     doctor = commands.add_parser("doctor", help="look at everything mail depends on; say what to do")
     doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.add_argument(
+        "--send-to", metavar="ADDRESS", help="hand the relay a test mail for this address"
+    )
     _add_server_commands(commands)
     return parser
 
@@ -166,22 +187,37 @@ def _instances(text: str) -> int:
 
 
 def _add_server_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--dry-run", action="store_true", help="only say what would be changed")
-    server = commands.add_parser(
-        "install",
-        parents=[common],
-        help="put the system on this server, or bring it up to date (root); again changes nothing",
+    changing = argparse.ArgumentParser(add_help=False)
+    changing.add_argument("--dry-run", action="store_true", help="only say what would be changed")
+    packages = argparse.ArgumentParser(add_help=False)
+    packages.add_argument(
+        "--wheels", type=Path, help="a folder with all packages: nothing is downloaded"
     )
-    server.add_argument("--env", type=Path, help="the .env of an old system, to take over")
-    server.add_argument("--wheels", type=Path, help="a folder with all packages: nothing is downloaded")
-    server.add_argument("--services", type=_instances, help="processes of the API (as now, or 2)")
-    server.add_argument("--consumers", type=_instances, help="consumers (as now, or 1)")
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("--env", type=Path, help="the .env of an old system, to take over")
+    settings.add_argument("--services", type=_instances, help="processes of the API (as now, or 2)")
+    settings.add_argument("--consumers", type=_instances, help="consumers (as now, or 1)")
     for name in ("host", "port", "username", "tls"):
-        server.add_argument(f"--smtp-{name}", help=f"SMTP_{name.upper()}")
-    server.add_argument("--smtp-password-file", type=Path, help="a file with SMTP_PASSWORD")
-    server.add_argument("--mail-from", help="MAIL_FROM")
-    remove = commands.add_parser("uninstall", parents=[common], help="take it away again (root)")
+        settings.add_argument(f"--smtp-{name}", help=f"SMTP_{name.upper()}")
+    settings.add_argument("--smtp-password-file", type=Path, help="a file with SMTP_PASSWORD")
+    settings.add_argument("--mail-from", help="MAIL_FROM")
+    commands.add_parser(
+        "install",
+        parents=[changing, packages, settings],
+        help="put the system on this server (root); again changes nothing",
+    )
+    commands.add_parser(
+        "upgrade",
+        parents=[changing, packages, settings],
+        help="let this checkout run in place of what is installed (root)",
+    )
+    save = commands.add_parser("backup", help="save configuration and ledger while all goes on (root)")
+    save.add_argument("file", type=Path, help="where to; - for standard output")
+    back = commands.add_parser(
+        "restore", parents=[packages], help="install from a backup, on an empty server (root)"
+    )
+    back.add_argument("file", type=Path)
+    remove = commands.add_parser("uninstall", parents=[changing], help="take it away again (root)")
     remove.add_argument("--purge", action="store_true", help="the configuration too")
 
 

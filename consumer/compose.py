@@ -182,7 +182,8 @@ def _utf8_chunks(text: str) -> list[bytes]:
 
 def _header(name: str, value: str) -> str:
     """One header field. A line end that is not folding would start another header: refuse it."""
-    if "\n" in value.replace("\r\n ", "") or "\r" in value.replace("\r\n ", ""):
+    unfolded = value.replace("\r\n ", "")
+    if "\n" in unfolded or "\r" in unfolded:
         raise TemplateUnusableError(f"the {name} header would contain a line end")
     return f"{name}: {value}\r\n"
 

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 from quart import Quart
 
+from mailjob import meters
 from mailjob.durability import watch_durability
 from mailjob.ledger import Ledger
 from mailjob.settings import ApiAuth, ServiceSettings
@@ -24,6 +25,9 @@ LEDGER_SECONDS: Final = 1.5
 """Longest wait for the ledger: an answer, if only 503, comes within 2 s."""
 
 STOP_SECONDS: Final = 3.0
+
+SEEN_FROM_THE_START: Final = (202, 500, 503)
+"""Statuses that are counted from 0 on: Prometheus's rate() misses the 1 that a series begins with."""
 
 log = structlog.get_logger()
 
@@ -46,6 +50,9 @@ def make_app(settings: ServiceSettings, leaving: Callable[[], bool] = lambda: Fa
     app = Application("async-email", {start_job.PATH: StartJob(submission, authenticator)})
     routes.add_routes(app, routes.Parts(ledger, authenticator, broker_up=lambda: publisher.up))
     app.register_error_handler(Exception, routes.answer_error)
+
+    for status in SEEN_FROM_THE_START:
+        meters.http_requests("POST", start_job.PATH, status)
 
     watching: list[asyncio.Task[None]] = []
 

@@ -1,4 +1,4 @@
-"""A Debian 12 of our own, booted with systemd in a container: the server that the installer is tried on.
+"""A Debian or Ubuntu of our own, booted with systemd in a container: servers to try the installer on.
 
 Needs root, debootstrap and systemd-nspawn. It has no network but its own loopback.
 """
@@ -6,6 +6,7 @@ Needs root, debootstrap and systemd-nspawn. It has no network but its own loopba
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -15,19 +16,47 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.request import urlopen
 
 from programs import wait_until
 
 ROOT: Final = Path(__file__).parents[1]
 CACHE: Final = Path("/var/cache/async-email-tests")
-"""The bare Debian is made once for a machine."""
+"""The bare systems are made once for a machine."""
 
 PACKAGES: Final = "systemd,systemd-sysv,dbus,redis-server,nginx-light,python3-venv,iproute2,procps"
+UBUNTU_ARCHIVE: Final = "http://archive.ubuntu.com/ubuntu"
 PUBLIC_ADDRESS: Final = "192.0.2.1"
 """Of a documentation network (RFC 5737), on the machine's own loopback: what the world would reach."""
 
 
-def mirror() -> str:
+@dataclass(frozen=True)
+class Distribution:
+    name: str
+    suite: str
+    arguments: tuple[str, ...] = ()
+
+    def mirror(self) -> str:
+        return UBUNTU_ARCHIVE if self.name.startswith("ubuntu") else own_mirror()
+
+    def can_be_had(self) -> bool:
+        """Whether it is here, or its archive answers."""
+        if (CACHE / self.name).exists():
+            return True
+        with contextlib.suppress(OSError), urlopen(f"{self.mirror()}/dists/{self.suite}/InRelease"):
+            return True
+        return False
+
+
+DEBIAN_12: Final = Distribution("debian-12", "bookworm")
+UBUNTU_24: Final = Distribution(
+    "ubuntu-24.04",
+    "noble",
+    ("--components=main,universe", "--keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
+)
+
+
+def own_mirror() -> str:
     """Where this machine's own packages come from."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE)"], capture_output=True, text=True, check=True
@@ -35,13 +64,19 @@ def mirror() -> str:
     return listed.stdout.splitlines()[0]
 
 
-def bare_debian() -> Path:
-    folder = CACHE / "debian-12"
+def bare(distribution: Distribution) -> Path:
+    folder = CACHE / distribution.name
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(dir=CACHE))
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(new)]
-        subprocess.run([*command, mirror()], check=True, stdout=subprocess.DEVNULL)
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", *distribution.arguments]
+        # Debian's debootstrap knows no newer Ubuntu by name; they are all made in one way.
+        way = ["/usr/share/debootstrap/scripts/jammy"] if distribution is UBUNTU_24 else []
+        subprocess.run(
+            [*command, distribution.suite, str(new), distribution.mirror(), *way],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         new.chmod(0o755)
         new.rename(folder)
     return folder
@@ -90,7 +125,10 @@ class Machine:
 
     def beside(self, *arguments: str) -> list[str]:
         """A command for this Python with the checkout's packages, in the machine's network."""
-        return [*self._enter("--net"), sys.executable, *arguments]
+        return self.in_its_network(sys.executable, *arguments)
+
+    def in_its_network(self, *command: str) -> list[str]:
+        return [*self._enter("--net"), *command]
 
     def _enter(self, *namespaces: str) -> list[str]:
         return ["nsenter", f"--target={self._leader()}", *namespaces]
@@ -109,11 +147,11 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machine() -> Iterator[Machine]:
+def machine(distribution: Distribution = DEBIAN_12) -> Iterator[Machine]:
     """A fresh copy, booted; gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="server-", dir="/var/tmp"))
     root = folder / "root"
-    subprocess.run(["cp", "-a", "--reflink=auto", str(bare_debian()), str(root)], check=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", str(bare(distribution)), str(root)], check=True)
     (root / "etc/machine-id").write_text("")
     server = Machine(root)
     try:
@@ -124,6 +162,8 @@ def machine() -> Iterator[Machine]:
         shutil.rmtree(folder)
 
 
-def wheels(folder: Path) -> None:
+def wheels(folder: Path, python: str = "3.11") -> None:
     """Everything that an installation without a network needs."""
-    subprocess.run([str(ROOT / "run"), "wheels", str(folder)], check=True, capture_output=True)
+    environment = {**os.environ, "PIP_PYTHON_VERSION": python}
+    command = [str(ROOT / "run"), "wheels", str(folder)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)

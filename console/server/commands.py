@@ -1,20 +1,23 @@
-"""``async-email install`` and ``uninstall``: from the command line to the steps."""
+"""``async-email install``, ``upgrade``, ``backup``, ``restore``, ``uninstall``: from words to steps."""
 
 from __future__ import annotations
 
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.prompt import Prompt
 
-from console.server.configuration import CONFIGURATION, Configuration, gather
-from console.server.plan import first_key, installation, need_a_server, removal
-from console.server.release import Release
-from console.server.steps import carry_out
+from console.server.backup import RESTORING, unpacked, write_backup
+from console.server.configuration import CONFIGURATION, Configuration, gather, is_installed
+from console.server.plan import USER, first_key, installation, need_a_server, removal
+from console.server.redis import filled, need_empty
+from console.server.release import HOME, Release
+from console.server.steps import Folder, Gone, Step, User, carry_out
 from console.server.systemd import Size
 from mailjob.errors import ConsoleError
 
@@ -30,6 +33,8 @@ def install(arguments: Namespace, screen: Console) -> None:
     """Also the upgrade: the same plan, from a newer checkout. Raises ConsoleError, SettingsError."""
     _need_root(dry=arguments.dry_run)
     need_a_server()
+    if RESTORING.exists():
+        raise ConsoleError("a restore was interrupted here: run it again")
     os.umask(0o022)  # what is installed is there for the service's user; secrets have modes of their own
     flags = {
         "SMTP_HOST": arguments.smtp_host,
@@ -58,6 +63,54 @@ def install(arguments: Namespace, screen: Console) -> None:
     if (key := first_key("first key")) is not None:
         screen.print("The first API key. It is shown this once:", highlight=False)
         screen.print(key, highlight=False, soft_wrap=True)
+
+
+def upgrade(arguments: Namespace, screen: Console) -> None:
+    """The plan of ``install``, for what is installed. Raises ConsoleError, SettingsError."""
+    if not is_installed():
+        raise ConsoleError("nothing is installed here: ./run install")
+    install(arguments, screen)
+
+
+def backup(arguments: Namespace, screen: Console) -> None:
+    """To standard output where the file is ``-``. Raises ConsoleError."""
+    _need_root(dry=False)
+    if str(arguments.file) == "-":
+        if sys.stdout.isatty():
+            raise ConsoleError("a backup is no text for a terminal: give a file, or pipe it")
+        write_backup(sys.stdout.buffer)
+        return
+    new = arguments.file.with_name(f".{arguments.file.name}.new")
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            write_backup(file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(arguments.file)
+    except OSError as error:
+        raise ConsoleError(f"the backup cannot be written: {error}") from error
+    finally:
+        new.unlink(missing_ok=True)
+    _say(screen, f"{arguments.file}: it holds the secrets of this system; keep it like a password")
+
+
+def restore(arguments: Namespace, screen: Console) -> None:
+    """Also installs: for a machine that has neither the system nor a ledger. Raises ConsoleError."""
+    _need_root(dry=False)
+    need_a_server()
+    if not RESTORING.exists():
+        if is_installed():
+            raise ConsoleError(f"{CONFIGURATION} is there: a backup is restored on an empty machine")
+        need_empty()
+    os.umask(0o022)
+    release = Release(arguments.wheels)
+    with unpacked(arguments.file) as saved:
+        gather(saved.configuration, None, {}).check()
+        _carry_out([User(USER), Folder(HOME), release], screen)
+        saved.put_configuration_back()
+        ledger = [filled(saved.put_ledger_back), Gone(RESTORING)]
+        _carry_out(installation(gather(CONFIGURATION, None, {}), release, saved.size, ledger), screen)
+    _say(screen, "Jobs that were unfinished when the backup was made are sent now.")
 
 
 def uninstall(arguments: Namespace, screen: Console) -> None:
@@ -91,6 +144,10 @@ def _secret(file: Path | None) -> str:
 def _need_root(*, dry: bool) -> None:
     if os.geteuid() != 0 and not dry:
         raise ConsoleError("this changes the system: run it as root (or with --dry-run)")
+
+
+def _carry_out(steps: Sequence[Step], screen: Console) -> None:
+    carry_out(steps, dry=False, say=lambda words: _say(screen, words))
 
 
 def _say(screen: Console, words: str) -> None:

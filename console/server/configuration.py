@@ -13,9 +13,15 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from mailjob.errors import ConsoleError
 from mailjob.settings import ConsumerSettings, ServiceSettings, Source, read_settings, settings_table
 
 CONFIGURATION: Final = Path("/etc/async-email")
+
+INSTALLED_DOTENV: Final = CONFIGURATION / ".env"
+
+SOCKETS: Final = Path("/run/async-email")
+FIRST_SOCKET: Final = SOCKETS / "api-1.sock"
 
 REDIS_USERS: Final = ("service", "consumer", "operator")
 
@@ -65,6 +71,25 @@ def gather(installed: Path, old: Path | None, flags: Mapping[str, str]) -> Confi
             values[name] = stored.read_text(encoding="utf-8")
     values |= {name: text for name, text in flags.items() if text}
     return Configuration(values, tuple(ignored))
+
+
+def is_installed() -> bool:
+    return CONFIGURATION.is_dir()
+
+
+def installed_source(environ: Mapping[str, str]) -> Source:
+    """The settings of this server's own system, for root. Raises ConsoleError for anybody else."""
+    folder = CONFIGURATION / "credentials"
+    names = {
+        "REDIS_URL": "operator-redis-url",
+        "SMTP_USERNAME": credential("SMTP_USERNAME"),
+        "SMTP_PASSWORD": credential("SMTP_PASSWORD"),
+    }
+    try:
+        secret = {name: (folder / file).read_text(encoding="utf-8") for name, file in names.items()}
+        return Source({"API_BIND": f"unix:{FIRST_SOCKET}", **secret, **environ}, INSTALLED_DOTENV)
+    except OSError as error:
+        raise ConsoleError(f"the settings of this server are for root to read: {error}") from error
 
 
 def credential(setting: str) -> str:

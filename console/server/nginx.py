@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Final
 
+from console.server.configuration import SOCKETS
 from console.server.release import HOME
 from console.server.steps import Action, Gone, Link, Step, Text, operating, run
-from console.server.systemd import SOCKETS, is_in
+from console.server.systemd import is_in
 from mailjob.errors import ConsoleError
 
 FOLDER: Final = Path("/etc/nginx")

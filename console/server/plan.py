@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +18,14 @@ from console.server.configuration import (
 )
 from console.server.nginx import site_gone, site_written
 from console.server.redis import redis_prepared
-from console.server.release import HOME, Release, old_releases_removed
-from console.server.steps import Folder, Gone, Member, Step, Text, User
+from console.server.release import CURRENT, HOME, Release, old_releases_removed
+from console.server.steps import Folder, Gone, Link, Member, Step, Text, User
 from console.server.systemd import Rollout, Size, surplus_stopped, units_gone, units_written
 from mailjob.errors import ConsoleError
 
 USER: Final = "async-email"
+
+COMMAND: Final = Path("/usr/local/bin/async-email")
 
 NEEDED: Final = {
     "systemctl": "systemd",
@@ -42,7 +44,10 @@ def need_a_server() -> None:
         raise ConsoleError("systemd does not run this machine")
 
 
-def installation(configuration: Configuration, release: Release, size: Size) -> list[Step]:
+def installation(
+    configuration: Configuration, release: Release, size: Size, ledger: Sequence[Step] = ()
+) -> list[Step]:
+    """``ledger`` fills it before any program starts."""
     passwords = {user: redis_password(CONFIGURATION, user) for user in REDIS_USERS}
     return [
         User(USER),
@@ -51,8 +56,10 @@ def installation(configuration: Configuration, release: Release, size: Size) -> 
         release,
         *_configuration_written(configuration, passwords),
         *redis_prepared(passwords),
+        *ledger,
         *units_written(size),
         Rollout(release, size),
+        Link(COMMAND, CURRENT / "bin/async-email"),
         *site_written(size.services),
         surplus_stopped(size),
         old_releases_removed(),
@@ -64,7 +71,7 @@ def removal(*, purge: bool) -> list[Step]:
 
     Redis keeps its drop-in, without which it would not load the jobs again.
     """
-    steps = [*units_gone(), *site_gone(), Gone(HOME)]
+    steps = [*units_gone(), *site_gone(), Gone(COMMAND), Gone(HOME)]
     return [*steps, Gone(CONFIGURATION)] if purge else steps
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,24 @@ MAIN: Final = FOLDER / "redis.conf"
 UNIT: Final = "redis-server"
 
 REWRITE_SECONDS: Final = 600.0
+
+
+def need_empty() -> None:
+    """Raises ConsoleError where Redis holds anything, or does not say."""
+    size = run("redis-cli", "DBSIZE").strip()
+    if size != "0":
+        raise ConsoleError(f"Redis is not empty here, or not ours to ask: {size}")
+
+
+def filled(put_ledger_back: Callable[[], None]) -> Step:
+    """The ledger as a backup has it, before any program starts."""
+
+    def fill() -> None:
+        run("systemctl", "stop", UNIT)
+        put_ledger_back()
+        run("systemctl", "start", UNIT)
+
+    return Action("put the ledger back", lambda: True, fill)
 
 
 def redis_prepared(passwords: Mapping[str, str]) -> list[Step]:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from console.client import Client
-from console.server.configuration import CONFIGURATION
+from console.server.configuration import CONFIGURATION, SOCKETS
 from console.server.release import CURRENT, Release
 from console.server.steps import Action, Gone, Link, Step, Text, operating, run
 from mailjob.errors import ConsoleError
 
 UNITS: Final = Path("/etc/systemd/system")
-SOCKETS: Final = Path("/run/async-email")
 
 TARGET: Final = "async-email.target"
 UNIT_FILES: Final = (TARGET, "async-email-api@.service", "async-email-consumer@.service")

@@ -12,10 +12,12 @@ import redis
 from system_under_test import System
 
 
-def doctor(system: System, folder: Path, **settings: str) -> tuple[int, dict[str, dict[str, str]]]:
+def doctor(
+    system: System, folder: Path, *flags: str, **settings: str
+) -> tuple[int, dict[str, dict[str, str]]]:
     """The exit status, and the last finding by subject."""
     done = subprocess.run(
-        [sys.executable, "-m", "console", "doctor", "--json"],
+        [sys.executable, "-m", "console", "doctor", "--json", *flags],
         cwd=folder,
         env={"PATH": "/usr/bin:/bin", **system.settings, **settings},
         capture_output=True,
@@ -93,6 +95,23 @@ def test_a_relay_that_is_not_there(well: System, tmp_path: Path) -> None:
     status, findings = doctor(well, tmp_path, SMTP_PORT="1")
     assert status == 1
     assert "SMTP_HOST" in findings["relay"]["advice"]
+
+
+def test_a_test_mail_is_sent_on_request(well: System, tmp_path: Path) -> None:
+    before = len(well.relay.taken)
+    status, findings = doctor(well, tmp_path, "--send-to", "ada@example.net")
+    assert status == 0, findings
+    assert findings["test mail"]["verdict"] == "ok"
+    (mail,) = well.relay.taken[before:]
+    assert mail.recipients == ("ada@example.net",)
+    assert "test mail" not in doctor(well, tmp_path)[1]
+    assert len(well.relay.taken) == before + 1
+
+
+def test_a_test_mail_that_is_refused(well: System, tmp_path: Path) -> None:
+    status, findings = doctor(well, tmp_path, "--send-to", "rcpt-550+ada@example.net")
+    assert status == 1
+    assert "550" in findings["test mail"]["words"]
 
 
 def test_wrong_settings(system: System, tmp_path: Path) -> None:

@@ -311,3 +311,10 @@ async def test_invented_methods_are_one_label(client: Client) -> None:
         assert response.status_code == 405
     text = await (await client.get("/metrics")).get_data(as_text=True)
     assert "MAKEUP" not in text
+
+
+@pytest.mark.usefixtures("client")
+async def test_failures_are_counted_from_nought() -> None:
+    for status in ("202", "500", "503"):
+        labels = {"method": "POST", "route": "/start-job", "status": status}
+        assert REGISTRY.get_sample_value("async_email_http_requests_total", labels) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,3 +122,12 @@ def test_promtool_reads_the_metrics(system: System) -> None:
         )
         assert checked.returncode == 0, checked.stdout + checked.stderr
         assert checked.stdout + checked.stderr == b""
+
+
+def test_the_firewall_of_the_guide_can_be_loaded() -> None:
+    """Into a network of its own."""
+    guide = (Path(__file__).parents[2] / "docs/deploy.md").read_text()
+    rules = re.search(r"```\n(table inet filter .*?)```", guide, re.DOTALL)
+    assert rules
+    command = ["unshare", "--net", tool("nft"), "--file", "-"]
+    subprocess.run(command, input=rules[1], text=True, check=True)

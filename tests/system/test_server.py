@@ -1,4 +1,4 @@
-"""The installer on a bare Debian 12 with systemd: installed, killed, rebooted, upgraded, removed."""
+"""The installer on a bare Debian 12 with systemd: killed, rebooted, upgraded, restored, removed."""
 
 from __future__ import annotations
 
@@ -6,107 +6,15 @@ import json
 import re
 import shutil
 import subprocess
-import threading
+import tarfile
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import PUBLIC_ADDRESS, Machine, machine, wheels
+from installed import UNITS, Load, Server, prepared, prometheus
+from machine import machine
 from programs import wait_until
-
-SINK_PORT = 2525
-ASK = """
-import sys, json
-from programs import ask
-url, key, document = sys.argv[1:]
-headers = {"Authorization": f"Bearer {key}"} if key else {}
-answer = ask(url, json.loads(document) or None, headers=headers)
-print(json.dumps([answer.status, answer.headers["Content-Type"], answer.body.decode()]))
-"""
-TESTS = Path(__file__).parents[1]
-OLD_ENV = f"""\
-SMTP_HOST=127.0.0.1
-SMTP_PORT={SINK_PORT}
-SMTP_USERNAME=shop@example.org
-SMTP_PASSWORD='se cret'
-RETRY_SCHEDULE=3
-"""
-UNITS = ["async-email-api@1", "async-email-api@2", "async-email-consumer@1"]
-
-
-class Server:
-    """The machine with the system on it, and a relay beside it."""
-
-    def __init__(self, box: Machine, folder: Path) -> None:
-        self.box = box
-        self.key = ""
-        self._sink_log = folder / "sink.jsonl"
-        self._sink: subprocess.Popen[bytes] | None = None
-
-    def install(self, *arguments: str) -> str:
-        return self.box.do("/srv/async-email/run", "install", "--wheels", "/srv/wheels", *arguments)
-
-    def ask(
-        self, path: str, document: object = None, host: str = PUBLIC_ADDRESS
-    ) -> tuple[int, str, str]:
-        """Status, content type and body of an answer."""
-        command = self.box.beside("-c", ASK, f"http://{host}{path}", self.key, json.dumps(document))
-        done = subprocess.run(
-            command, env={"PYTHONPATH": str(TESTS)}, capture_output=True, text=True, check=True
-        )
-        status, kind, body = json.loads(done.stdout)
-        return int(status), str(kind), str(body)
-
-    def accept(self) -> str:
-        status, _, body = self.ask("/start-job", {"name": "Ada", "email": "ada@example.org"})
-        assert status == 202, body
-        return str(json.loads(body)["job_id"])
-
-    def takes(self) -> bool:
-        """Whether the API answers through Nginx, and has its ledger."""
-        return self.ask("/jobs/00000000-0000-7000-8000-000000000000")[0] == 404
-
-    def wait_for_sent(self, job_id: str) -> None:
-        wait_until(lambda: '"status":"sent"' in self.ask(f"/jobs/{job_id}")[2], 60)
-
-    def mails(self) -> int:
-        return len(self._sink_log.read_text().splitlines()) if self._sink_log.exists() else 0
-
-    def start_sink(self) -> None:
-        command = self.box.beside(str(TESTS / "sink_process.py"), str(SINK_PORT), str(self._sink_log))
-        self._sink = subprocess.Popen(command, env={"PYTHONPATH": str(TESTS)})
-
-    def stop_sink(self) -> None:
-        if self._sink is not None:
-            self._sink.terminate()
-            self._sink.wait()
-
-    def active(self, unit: str) -> bool:
-        state = self.box.do("systemctl", "is-active", unit, check=False)
-        return state.strip() == "active"
-
-
-class Load:
-    """Posts through Nginx, one request after the other, until stopped."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._outcomes: Counter[int] = Counter()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def stop(self) -> Counter[int]:
-        self._stopping.set()
-        self._thread.join()
-        return self._outcomes
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            document = {"name": "Ada", "email": "ada@example.org"}
-            self._outcomes[self._server.ask("/start-job", document)[0]] += 1
 
 
 def spoil(wheel: Path) -> None:
@@ -120,38 +28,21 @@ def spoil(wheel: Path) -> None:
             )
 
 
-def copy_checkout(folder: Path) -> None:
-    """What a clone would have, and what is not committed yet."""
-    listed = ["git", "-C", str(TESTS.parent), "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
-    for name in names:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(TESTS.parent / name, target)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with machine() as box:
-        checkout = box.folder / "srv/async-email"
-        checkout.mkdir()
-        copy_checkout(checkout)
-        wheels(box.folder / "srv/wheels")
-        (box.folder / "srv/old.env").write_text(OLD_ENV)
-        server = Server(box, tmp_path_factory.mktemp("server"))
+    with machine() as box, prepared(box, tmp_path_factory.mktemp("server")) as server:
         yield server
-        server.stop_sink()
 
 
 def test_install(server: Server) -> None:
     arguments = ("--env", "/srv/old.env")
-    said = server.install(*arguments, "--dry-run")
+    said = server.run("install", *arguments, "--dry-run")
     assert "would make the system user async-email" in said
     assert server.box.do("ls", "/opt").strip() == ""
-    said = server.install(*arguments)
+    said = server.run("install", *arguments)
     server.key = said.strip().splitlines()[-1]
     assert server.key.startswith("ae_"), said
-    assert "nothing to change" in server.install(*arguments)
+    assert "nothing to change" in server.run("install", *arguments)
     for unit in UNITS:
         assert server.active(unit)
 
@@ -217,11 +108,86 @@ def test_a_killed_service_comes_back(server: Server, unit: str) -> None:
     assert server.mails() >= before + 6
 
 
+def test_the_doctor_finds_nothing_wrong(server: Server) -> None:
+    findings = server.doctor()
+    assert not [finding for finding in findings.values() if finding["verdict"] == "failed"], findings
+    assert findings["units"]["verdict"] == "ok"
+    assert findings["ports"]["verdict"] == "ok"
+    before = server.mails()
+    said = server.box.do("async-email", "doctor", "--send-to", "ada@example.org")
+    assert "ok       test mail" in said
+    assert server.mails() == before + 1
+
+
+def test_a_stopped_redis_shows(server: Server, tmp_path: Path) -> None:
+    with prometheus(server, tmp_path):
+        wait_until(lambda: "AsyncEmailTargetDown" not in server.alerts(), 15)
+        server.box.do("systemctl", "stop", "redis-server")
+        try:
+            wait_until(lambda: "AsyncEmailLedgerDown" in server.alerts(), 30)
+            assert server.doctor()["ledger"]["verdict"] == "failed"
+        finally:
+            server.box.do("systemctl", "start", "redis-server")
+        wait_until(lambda: "AsyncEmailLedgerDown" not in server.alerts(), 30)
+    wait_until(server.takes, 15)
+    server.wait_for_sent(server.accept())
+
+
+def test_a_wrong_password_shows(server: Server, tmp_path: Path) -> None:
+    password = server.box.folder / "etc/async-email/credentials/smtp-password"
+    right = password.read_text()
+    password.write_text("wrong")
+    server.box.do("systemctl", "restart", "async-email-consumer@1")
+    waiting = server.accept()
+    with prometheus(server, tmp_path):
+        wait_until(lambda: "AsyncEmailRelayDown" in server.alerts(), 60)
+    relay = server.doctor()["relay"]
+    assert relay["verdict"] == "failed"
+    assert "535" in relay["words"]
+    assert "wrong" not in json.dumps(relay).replace("535 5.7.8 wrong user or password", "")
+    password.write_text(right)
+    server.box.do("systemctl", "restart", "async-email-consumer@1")
+    server.wait_for_sent(waiting)
+
+
+def test_a_backup_lives_on_another_machine(server: Server, tmp_path: Path) -> None:
+    done = server.accept()
+    server.wait_for_sent(done)
+    server.stop_sink()
+    waiting = [server.accept() for _ in range(3)]
+    load = Load(server)
+    server.box.do("async-email", "backup", "/srv/backup")
+    assert set(load.stop()) == {202}
+    server.start_sink()
+    assert server.box.do("stat", "--format=%a", "/srv/backup").strip() == "600"
+    with machine() as box, prepared(box, tmp_path) as other:
+        shutil.copy(server.box.folder / "srv/backup", box.folder / "srv/backup")
+        said = other.run("restore", "/srv/backup")
+        assert "run release" in said
+        other.key = server.key
+        other.start_sink()
+        for job_id in waiting:
+            other.wait_for_sent(job_id)
+        assert '"status":"sent"' in other.ask(f"/jobs/{done}")[2]
+        other.wait_for_sent(other.accept())
+        for unit in UNITS:
+            assert other.active(unit)
+        assert "nothing to change" in other.run("upgrade")
+        with pytest.raises(AssertionError, match="empty machine"):
+            other.run("restore", "/srv/backup")
+    for job_id in waiting:
+        server.wait_for_sent(job_id)
+
+
 def test_after_a_reboot_everything_goes_on(server: Server) -> None:
     server.stop_sink()
     before = server.mails()
     waiting = [server.accept() for _ in range(3)]
     server.box.shut_down()
+    command = ["chroot", str(server.box.folder), "async-email", "backup", "/srv/cold-backup"]
+    subprocess.run(command, check=True, capture_output=True)
+    with tarfile.open(server.box.folder / "srv/cold-backup") as saved:
+        assert "ledger/appendonly.aof.manifest" in saved.getnames()
     server.box.boot()
     server.start_sink()
     wait_until(server.takes, 60)
@@ -231,11 +197,11 @@ def test_after_a_reboot_everything_goes_on(server: Server) -> None:
 
 
 def test_there_can_be_more_and_fewer_instances(server: Server) -> None:
-    assert "enable async-email-api@3.service" in server.install("--services", "3")
+    assert "enable async-email-api@3.service" in server.run("install", "--services", "3")
     assert server.active("async-email-api@3")
     assert server.ask("/3/metrics", host="127.0.0.1:8080")[0] == 200
-    assert "nothing to change" in server.install()  # as many as there are
-    assert "no longer wanted" in server.install("--services", "2")
+    assert "nothing to change" in server.run("install")  # as many as there are
+    assert "no longer wanted" in server.run("install", "--services", "2")
     assert not server.active("async-email-api@3")
     assert "api-3.sock" not in server.box.do("cat", "/etc/nginx/sites-available/async-email.conf")
     server.wait_for_sent(server.accept())
@@ -245,12 +211,12 @@ def test_an_upgrade_under_load_fails_no_request(server: Server) -> None:
     wheels = server.box.folder / "srv/wheels"
     shutil.copy(next(wheels.glob("idna-*.whl")), wheels / "zz_not_needed-1.0-py3-none-any.whl")
     load = Load(server)
-    said = server.install()
+    said = server.run("upgrade")
     outcomes = load.stop()
     assert "run release" in said
     assert set(outcomes) == {202}
     assert sum(outcomes.values()) > 20
-    assert "nothing to change" in server.install()
+    assert "nothing to change" in server.run("install")
 
 
 def test_an_upgrade_that_does_not_get_well_is_taken_back(server: Server) -> None:
@@ -258,14 +224,14 @@ def test_an_upgrade_that_does_not_get_well_is_taken_back(server: Server) -> None
     spoil(next((server.box.folder / "srv/wheels").glob("async_email-*.whl")))
     load = Load(server)
     with pytest.raises(AssertionError, match="runs again"):
-        server.install()
+        server.run("upgrade")
     assert set(load.stop()) == {202}
     assert server.box.do("readlink", "/opt/async-email/current") == running
     server.wait_for_sent(server.accept())
 
 
 def test_it_can_be_taken_away(server: Server) -> None:
-    command = ("/srv/async-email/.venv/bin/async-email", "uninstall")
+    command = ("/srv/async-email/run", "uninstall")
     assert "would remove /opt/async-email" in server.box.do(*command, "--dry-run")
     server.box.do(*command)
     assert server.box.do("ls", "/opt").strip() == ""
