@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 from machine import PUBLIC_ADDRESS, Machine, wheels
@@ -49,6 +51,12 @@ class Server:
         """A command of the checkout that needs the packages."""
         return self.box.do("/srv/async-email/run", command, "--wheels", "/srv/wheels", *arguments)
 
+    def install_first(self, *arguments: str) -> None:
+        said = self.run("install", *arguments)
+        found = re.search(r"^ae_\S+$", said, re.MULTILINE)
+        assert found, said
+        self.key = found[0]
+
     def doctor(self) -> dict[str, dict[str, str]]:
         """The worst finding by subject."""
         said = self.box.do("async-email", "doctor", "--json", check=False)
@@ -59,8 +67,10 @@ class Server:
     def alerts(self) -> set[str]:
         """Those whose condition holds now, whether they have held for long enough or not."""
         try:
-            body = self.ask("/api/v1/alerts", host=PROMETHEUS)[2]
-        except subprocess.CalledProcessError:  # it is not up yet
+            status, _, body = self.ask("/api/v1/alerts", host=PROMETHEUS)
+        except subprocess.CalledProcessError:  # it does not listen yet
+            return set()
+        if status != HTTPStatus.OK:
             return set()
         return {alert["labels"]["alertname"] for alert in json.loads(body)["data"]["alerts"]}
 

@@ -6,6 +6,7 @@ Needs root, debootstrap and systemd-nspawn. It has no network but its own loopba
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -26,6 +27,9 @@ CACHE: Final = Path("/var/cache/async-email-tests")
 
 PACKAGES: Final = "systemd,systemd-sysv,dbus,redis-server,nginx-light,python3-venv,iproute2,procps"
 UBUNTU_ARCHIVE: Final = "http://archive.ubuntu.com/ubuntu"
+UBUNTU_KEYS: Final = "pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb"
+UBUNTU_KEYS_SHA256: Final = "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8"
+"""Debian 12 has no package with these keys."""
 PUBLIC_ADDRESS: Final = "192.0.2.1"
 """Of a documentation network (RFC 5737), on the machine's own loopback: what the world would reach."""
 
@@ -34,7 +38,7 @@ PUBLIC_ADDRESS: Final = "192.0.2.1"
 class Distribution:
     name: str
     suite: str
-    arguments: tuple[str, ...] = ()
+    components: str = "main"
 
     def mirror(self) -> str:
         return UBUNTU_ARCHIVE if self.name.startswith("ubuntu") else own_mirror()
@@ -49,11 +53,7 @@ class Distribution:
 
 
 DEBIAN_12: Final = Distribution("debian-12", "bookworm")
-UBUNTU_24: Final = Distribution(
-    "ubuntu-24.04",
-    "noble",
-    ("--components=main,universe", "--keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
-)
+UBUNTU_24: Final = Distribution("ubuntu-24.04", "noble", "main,universe")
 
 
 def own_mirror() -> str:
@@ -69,17 +69,27 @@ def bare(distribution: Distribution) -> Path:
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(dir=CACHE))
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", *distribution.arguments]
-        # Debian's debootstrap knows no newer Ubuntu by name; they are all made in one way.
-        way = ["/usr/share/debootstrap/scripts/jammy"] if distribution is UBUNTU_24 else []
-        subprocess.run(
-            [*command, distribution.suite, str(new), distribution.mirror(), *way],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}"]
+        command.append(f"--components={distribution.components}")
+        place = [distribution.suite, str(new), distribution.mirror()]
+        if distribution is UBUNTU_24:
+            command.append(f"--keyring={_ubuntu_keys()}")
+            # Debian's debootstrap knows no newer Ubuntu by name; they are all made in one way.
+            place.append("/usr/share/debootstrap/scripts/jammy")
+        subprocess.run([*command, *place], check=True, stdout=subprocess.DEVNULL)
         new.chmod(0o755)
         new.rename(folder)
     return folder
+
+
+def _ubuntu_keys() -> Path:
+    with urlopen(f"{UBUNTU_ARCHIVE}/{UBUNTU_KEYS}") as answer:
+        package = answer.read()
+    assert hashlib.sha256(package).hexdigest() == UBUNTU_KEYS_SHA256
+    file = CACHE / "ubuntu-keyring.deb"
+    file.write_bytes(package)
+    subprocess.run(["dpkg-deb", "--extract", str(file), str(CACHE / "ubuntu-keyring")], check=True)
+    return CACHE / "ubuntu-keyring/usr/share/keyrings/ubuntu-archive-keyring.gpg"
 
 
 @dataclass
@@ -117,7 +127,7 @@ class Machine:
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"},
+            env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"},
         )
         if check and done.returncode:
             raise AssertionError(f"{command} gave {done.returncode}:\n{done.stdout}{done.stderr}")

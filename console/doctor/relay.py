@@ -12,9 +12,9 @@ from typing import Final
 from console.doctor.finding import Finding, Verdict
 from consumer.courier import Courier, Mail, Relay
 from consumer.courier.opening import open_session
-from consumer.verdict import Reply, judge
+from consumer.verdict import Reply, Step, judge
 from consumer.verdict import Verdict as Judgement
-from mailjob.errors import AsyncEmailError
+from mailjob.errors import RelayError
 from mailjob.settings import ConsumerSettings, Sender
 
 ADVICE: Final = "check SMTP_HOST, SMTP_PORT, SMTP_TLS, SMTP_USERNAME and SMTP_PASSWORD"
@@ -30,8 +30,9 @@ def look_at_relay(settings: ConsumerSettings) -> Finding:
 
     try:
         asyncio.run(greet())
-    except AsyncEmailError as error:
-        return Finding("relay", Verdict.FAILED, str(error), ADVICE)
+    except RelayError as error:
+        words = str(Reply(Step.CONNECT, error.code, str(error)))
+        return Finding("relay", Verdict.FAILED, words, ADVICE)
     login = "and takes the login" if relay.username else "without a login"
     return Finding("relay", Verdict.OK, f"{relay.host}:{relay.port} answers {login}")
 

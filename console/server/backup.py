@@ -7,6 +7,7 @@ without stopping or asking Redis. They are linked first, so that a rewrite canno
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -59,7 +60,8 @@ def write_backup(stream: IO[bytes]) -> None:
     }
     with (
         linked(APPEND_ONLY) as files,
-        tarfile.open(fileobj=stream, mode="w|gz", compresslevel=1, dereference=True) as archive,
+        gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1) as packed,
+        tarfile.open(fileobj=packed, mode="w|", dereference=True) as archive,
     ):
         description = tarfile.TarInfo(DESCRIPTION)
         content = json.dumps(about).encode()

@@ -15,6 +15,7 @@ from ledger_server import LedgerServer
 
 from console.server import backup
 from console.server.backup import linked, unpacked
+from console.server.systemd import Size
 from mailjob.errors import ConsoleError
 from mailjob.job import Body, Job, Recipient, new_job_id
 from mailjob.ledger import Ledger
@@ -100,6 +101,33 @@ def test_files_that_are_rewritten_meanwhile_are_looked_for_again(tmp_path: Path)
 def test_without_an_append_only_file_there_is_no_backup(tmp_path: Path) -> None:
     with pytest.raises(ConsoleError, match="no append-only file"), linked(tmp_path):
         pass
+
+
+def test_what_was_saved_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration, ledger = tmp_path / "etc", tmp_path / "appendonlydir"
+    (configuration / "credentials").mkdir(parents=True)
+    ledger.mkdir()
+    files = {
+        configuration / ".env": b"SMTP_HOST=localhost\n",
+        configuration / "credentials/smtp-password": b"hunter2",
+        ledger / backup.MANIFEST: b"file a.aof seq 1 type i\n",
+        ledger / "a.aof": bytes(range(256)) * 1000,
+    }
+    for path, content in files.items():
+        path.write_bytes(content)
+    monkeypatch.setattr(backup, "CONFIGURATION", configuration)
+    monkeypatch.setattr(backup, "INSTALLED_DOTENV", configuration / ".env")
+    monkeypatch.setattr(backup, "APPEND_ONLY", ledger)
+    monkeypatch.setattr(backup, "DATA", tmp_path)
+    monkeypatch.setattr(Size, "wanted", lambda *_: Size(3, 2))
+    with (tmp_path / "backup").open("wb") as stream:
+        backup.write_backup(stream)
+    with unpacked(tmp_path / "backup") as saved:
+        assert saved.size == Size(3, 2)
+        for path, content in files.items():
+            place = saved.configuration if configuration in path.parents else saved.folder / "ledger"
+            root = configuration if configuration in path.parents else ledger
+            assert (place / path.relative_to(root)).read_bytes() == content
 
 
 def archive(path: Path, *members: tuple[str, bytes]) -> Path:

@@ -24,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_from_an_empty_server_to_a_mail(server: Server) -> None:
     arguments = ("--env", "/srv/old.env")
-    server.key = server.run("install", *arguments).strip().splitlines()[-1]
+    server.install_first(*arguments)
     assert "nothing to change" in server.run("install", *arguments)
     server.start_sink()
     server.wait_for_sent(server.accept())
@@ -42,7 +42,7 @@ def test_little_is_exposed(server: Server) -> None:
 
 def test_what_is_killed_comes_back(server: Server) -> None:
     killed = (*UNITS, "redis-server")
-    server.box.do("systemctl", "kill", "--signal=KILL", *killed)
+    server.box.do("systemctl", "kill", "--kill-whom=main", "--signal=KILL", *killed)
     wait_until(lambda: all(map(server.active, killed)), 30)
     wait_until(server.takes, 30)
     server.wait_for_sent(server.accept())
