@@ -10,6 +10,7 @@ import atexit
 import logging
 import re
 import sys
+import threading
 from collections import deque
 from typing import Any, TextIO
 
@@ -61,6 +62,7 @@ class Lines:
         self._stream = stream
         self._pending: deque[str] = deque()
         self._scheduled = False
+        self._writing = threading.Lock()
 
     def info(self, line: str) -> None:
         self._pending.append(line)
@@ -82,16 +84,12 @@ class Lines:
     error = critical = warning
 
     def flush(self) -> None:
-        """Write all that waits."""
-        lines: list[str] = []
-        while True:
-            try:
-                lines.append(self._pending.popleft())
-            except IndexError:
-                break
-        if lines:
-            self._stream.write("\n".join([*lines, ""]))
-            self._stream.flush()
+        """Write all that waits, in its order."""
+        with self._writing:
+            lines = [self._pending.popleft() for _ in range(len(self._pending))]
+            if lines:
+                self._stream.write("\n".join([*lines, ""]))
+                self._stream.flush()
 
     def _turn(self) -> None:
         self._scheduled = False

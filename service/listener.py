@@ -61,7 +61,7 @@ class Listener:
         """
         self.leaving = True
         if self._path is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # gone, or no longer ours to take away
                 if self._path.stat().st_ino == self._inode:  # else it is a successor's
                     self._path.unlink()
         else:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import select
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from hypercorn.asyncio.lifespan import Lifespan
@@ -30,6 +31,13 @@ KEEP_ALIVE_SECONDS: Final = 75.0
 LAST_SECONDS: Final = 1.0
 """How long the request of a connection may take to come that was accepted last."""
 
+STUCK_SECONDS: Final = 30.0
+"""A request under way that leaves nothing to be written for so long will not end: a client that does not
+read, or a protocol that is none of ours. Longer than BODY_SECONDS."""
+
+TURNS: Final = 5
+"""Of the event loop, from accepting a connection to its task; with a margin."""
+
 
 def server_config() -> Config:
     config = Config()
@@ -40,33 +48,57 @@ def server_config() -> Config:
     return config
 
 
-class IdleTimer(AsyncioSingleTask):
-    """Closes a connection that waits for a request for too long."""
+class ConnectionTimer(AsyncioSingleTask):
+    """Ends a connection that waits for a request for too long, or is stuck in one.
 
-    def __init__(self, writer: asyncio.StreamWriter, context: WorkerContext) -> None:
+    In the place of Hypercorn's idle task, and called like it: ``restart`` where a connection gets idle,
+    ``stop`` where a request begins.
+    """
+
+    def __init__(self, connection: ClientConnection) -> None:
         super().__init__()
-        self._writer = writer
-        self._context = context
+        self._connection = connection
         self._timer: asyncio.TimerHandle | None = None
+        self._idle = False
 
     async def restart(self, *_: object) -> None:
-        """The connection is idle from now on."""
-        self._cancel()
-        seconds = LAST_SECONDS if self._context.terminated.is_set() else KEEP_ALIVE_SECONDS
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._writer.close)
+        self._idle = True
+        last = self._connection.context.terminated.is_set()
+        self._set(LAST_SECONDS if last else KEEP_ALIVE_SECONDS)
 
     async def stop(self) -> None:
-        self._cancel()
+        self._idle = False
+        self._set(STUCK_SECONDS)
 
-    def expire(self) -> None:
-        """Do not wait any longer, where the connection is idle."""
-        if self._timer is not None:
-            self._writer.close()
-
-    def _cancel(self) -> None:
+    def end(self) -> None:
+        """The connection is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def wait_no_longer(self) -> None:
+        """Where the connection is idle."""
+        if self._idle and self._timer is not None:
+            self._timer.cancel()
+            self._over()
+
+    def _set(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._over)
+
+    def _over(self) -> None:
+        connection = self._connection
+        if not self._idle:
+            moved = asyncio.get_running_loop().time() - connection.moved
+            if moved < STUCK_SECONDS:
+                self._set(STUCK_SECONDS - moved)
+            else:
+                connection.writer.transport.abort()
+        elif connection.has_unread():  # a request came in this very moment
+            self._set(LAST_SECONDS)
+        else:
+            connection.writer.close()
 
 
 class ClientConnection(TCPServer):
@@ -74,8 +106,24 @@ class ClientConnection(TCPServer):
 
     def __init__(self, *parts: Any) -> None:  # noqa: ANN401 - Hypercorn's own, passed on
         super().__init__(*parts)
-        self.idle_task: IdleTimer = IdleTimer(self.writer, self.context)
+        self.idle_task: ConnectionTimer = ConnectionTimer(self)
+        self.moved = 0.0
+        """When something was last written, in the loop's time."""
         self._head = b""
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            self.idle_task.end()
+
+    def has_unread(self) -> bool:
+        """Whether the client sent something that was not looked at yet."""
+        if self.reader._buffer:  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio does not tell it otherwise
+            return True
+        poll = select.poll()
+        poll.register(self.writer.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -85,12 +133,16 @@ class ClientConnection(TCPServer):
                 return
             self._head = b""
             if data:
-                await super().protocol_send(RawData(data))
+                await self._send(data)
             return
         if isinstance(event, Closed) and self._head:
             head, self._head = self._head, b""
-            await super().protocol_send(RawData(head))
+            await self._send(head)
         await super().protocol_send(event)
+
+    async def _send(self, data: bytes) -> None:
+        self.moved = self.loop.time()
+        await super().protocol_send(RawData(data))
 
 
 def _is_head(data: bytes) -> bool:
@@ -127,17 +179,31 @@ async def serve(app: Framework, listener: Listener, stopped: Callable[[], Awaita
 
     try:
         server = await asyncio.start_server(connected, sock=listener.socket, backlog=BACKLOG)
-        await stopped()
-        await context.terminated.set()  # every connection ends with the request it is at
-        server.close()
-        for connection in connections.values():
-            connection.idle_task.expire()
-        if connections:
-            _, late = await asyncio.wait(connections, timeout=DRAIN_SECONDS)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=LAST_SECONDS)
+        try:
+            await stopped()
+        finally:
+            await context.terminated.set()  # every connection ends with the request it is at
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            server.close()
+            await _end(connections)
     finally:
         await lifespan.wait_for_shutdown()
         await living
+
+
+async def _end(connections: Mapping[asyncio.Task[None], ClientConnection]) -> None:
+    """Close those that are idle, and wait for the others."""
+    for connection in list(connections.values()):
+        connection.idle_task.wait_no_longer()
+        # A socket is closed at the end of a turn: one in each, or a request comes in between.
+        await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + DRAIN_SECONDS
+    while connections and (left := until - loop.time()) > 0:
+        await asyncio.wait(connections, timeout=left)
+    late = list(connections)
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late, timeout=LAST_SECONDS)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import select
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
@@ -20,6 +25,7 @@ Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 REQUEST = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
 BODY = b"words"
+LARGE = bytes(10_000_000)
 
 
 class Served:
@@ -27,11 +33,12 @@ class Served:
 
     def __init__(self, folder: Path) -> None:
         self.stopping = asyncio.Event()
+        self.at_the_end: Callable[[], Awaitable[None]] | None = None
         self.asked = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self._path = folder / "api.sock"
-        self._listener = Listener(Bind(path=str(self._path)))
+        self.listener = Listener(Bind(path=str(self._path)))
         app = Quart("echo", static_folder=None)
 
         @app.post("/echo")
@@ -44,14 +51,24 @@ class Served:
             if scope["type"] == "http" and scope["path"] == "/half":
                 await send({"type": "http.response.start", "status": 200, "headers": []})
                 raise RuntimeError("half an answer")
+            if scope["type"] == "http" and scope["path"] == "/large":
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": LARGE, "more_body": False})
+                return
             await app(scope, receive, send)
 
-        self.task = asyncio.create_task(server.serve(breaking, self._listener, self._stopped))
+        self.task = asyncio.create_task(server.serve(breaking, self.listener, self._stopped))
         self.listening = asyncio.Event()
 
     async def _stopped(self) -> None:
         self.listening.set()
         await self.stopping.wait()
+        if self.at_the_end is not None:
+            await self.at_the_end()
+
+    def connections(self) -> list[asyncio.Task[Any]]:
+        """The tasks of those that are open."""
+        return [task for task in asyncio.all_tasks() if "connected" in repr(task.get_coro())]
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         await self.listening.wait()
@@ -161,6 +178,93 @@ async def test_the_end_waits_for_requests_and_not_for_idle_connections(tmp_path:
         assert await reader.read() == b""
         for each in (idle_writer, writer):
             each.close()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_a_request_of_the_last_moment_is_answered(turns: int, tmp_path: Path) -> None:
+    """On an idle connection, so many turns of the loop before everything that is idle is closed."""
+    async with served(tmp_path) as system:
+        reader, writer = await system.connect()
+
+        async def ask() -> None:
+            os.write(writer.get_extra_info("socket").fileno(), REQUEST + b"\r\n" + BODY)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        writer.write(REQUEST + b"\r\n" + BODY)
+        await answer(reader)
+        system.at_the_end = ask
+        system.stopping.set()
+        assert (await answer(reader))[1] == BODY
+        writer.close()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_a_connection_of_the_last_moment_is_served(turns: int, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        async with served(tmp_path) as system:
+
+            async def ask() -> None:
+                client.connect(str(tmp_path / "api.sock"))
+                client.send(REQUEST + b"\r\n" + BODY)
+                while select.select([system.listener.socket], [], [], 0)[0]:
+                    await asyncio.sleep(0)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+
+            await system.listening.wait()
+            system.at_the_end = ask
+            system.stopping.set()
+            await system.task
+        client.settimeout(1)
+        assert client.recv(10_000).endswith(BODY)
+
+
+async def test_a_request_that_comes_with_the_end_of_patience_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.05)
+    async with served(tmp_path) as system:
+        reader, writer = await system.connect()
+        writer.write(REQUEST + b"\r\n" + BODY)
+        await answer(reader)
+        os.write(writer.get_extra_info("socket").fileno(), REQUEST + b"\r\n" + BODY)
+        busy_until = time.monotonic() + 0.1
+        while time.monotonic() < busy_until:
+            pass
+        assert (await answer(reader))[1] == BODY
+        writer.close()
+
+
+WEBSOCKET = (
+    b"GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 12\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+HTTP_2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "opening", [WEBSOCKET, HTTP_2, b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+)
+async def test_a_connection_that_is_stuck_is_ended(
+    opening: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one does not read its answer."""
+    monkeypatch.setattr(server, "STUCK_SECONDS", 0.2)
+    async with served(tmp_path) as system:
+        reader, writer = await system.connect()
+        transport = cast(asyncio.Transport, writer.transport)
+        transport.pause_reading()
+        writer.write(opening)
+        await asyncio.sleep(0.1)  # less than its patience
+        assert len(system.connections()) == 1
+        while system.connections():
+            await asyncio.sleep(0.01)
+        transport.resume_reading()
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1_000_000):
+                pass
+        writer.close()
 
 
 async def test_a_request_that_takes_too_long_is_given_up(

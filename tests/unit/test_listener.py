@@ -38,3 +38,17 @@ async def test_tcp_is_left_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
         await listener.leave()
         late.setblocking(False)
         assert late.connect_ex(address) == errno.EINPROGRESS
+
+
+async def test_a_path_that_cannot_be_taken_away_hinders_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.0)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    listener = listening(Bind(path=str(folder / "api.sock")))
+    folder.rename(tmp_path / "old")
+    folder.touch()
+    with listener.socket:
+        await listener.leave()
+    assert listener.leaving
