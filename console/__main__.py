@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+import structlog
 from rich.console import Console
 
 from console.client import Client
@@ -19,10 +21,16 @@ from console.jobs import picture, read_job, send_job, watch_job
 from console.keys import list_keys, print_new_key, revoke_key
 from console.operator import resolve_job
 from console.server.commands import backup, install, restore, uninstall, upgrade
-from console.server.configuration import INSTALLED_DOTENV, installed_source, is_installed
+from console.server.configuration import (
+    FIRST_SOCKET,
+    INSTALLED_DOTENV,
+    installed_source,
+    is_installed,
+)
 from mailjob.errors import AsyncEmailError, ConsoleError, SettingsError
 from mailjob.lifecycle import Status
 from mailjob.settings import LedgerSettings, ServiceSettings, Source, read_settings
+from service.schema import parse_address
 
 EX_FAILED: Final = 1
 EX_CONFIG: Final = 78  # sysexits.h
@@ -48,6 +56,9 @@ def main() -> int:
     """Exit status 0 when the command did what it says, else 1; 78 for wrong settings."""
     arguments = _parser().parse_args()
     screen = Console()
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)  # by an exception: what was begun is tidied up
     try:
         return _run(arguments, screen)
     except SettingsError as error:
@@ -61,10 +72,14 @@ def main() -> int:
         return EX_FAILED
 
 
+def _end(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def _run(arguments: argparse.Namespace, screen: Console) -> int:
-    dotenv = Path(".env")
+    dotenv = _own_dotenv()
     source = Source(os.environ, dotenv)
-    if is_installed() and not dotenv.exists() and arguments.command in OPERATING:
+    if _is_about_this_server() and arguments.command in OPERATING:
         source, dotenv = installed_source(os.environ), INSTALLED_DOTENV
     match arguments.command:
         case "demo":
@@ -93,8 +108,24 @@ def _run(arguments: argparse.Namespace, screen: Console) -> int:
     return 0
 
 
+def _own_dotenv() -> Path:
+    """The ``.env`` of the folder we are in, where we may look."""
+    return Path(".env") if os.access(".", os.X_OK) else Path("/nonexistent")
+
+
+def _is_about_this_server() -> bool:
+    """Whether a system is installed here, and the folder has no other one's settings."""
+    dotenv = _own_dotenv()
+    return is_installed() and (not dotenv.exists() or dotenv.resolve() == INSTALLED_DOTENV)
+
+
 def _doctor(arguments: argparse.Namespace, source: Source, dotenv: Path, screen: Console) -> int:
     """Status 1 when something failed, 0 also with warnings."""
+    if arguments.send_to is not None:
+        try:
+            arguments.send_to = parse_address(arguments.send_to)
+        except ValueError as error:
+            raise ConsoleError(f"--send-to {error}") from error
     findings = []
     for finding in examine(source, dotenv, arguments.send_to):
         findings.append(finding)
@@ -116,13 +147,13 @@ def _keys(arguments: argparse.Namespace, redis_url: str, screen: Console) -> Non
 
 
 def _client(arguments: argparse.Namespace, source: Source) -> Client:
-    """Where the API is: the flag, else this server's Nginx, else the service's setting.
+    """Where the API is: the flag, else on a server its socket or (not root) Nginx, else the setting.
 
     The key: a file, else a variable.
     """
     url = arguments.url
-    if url is None and is_installed() and not Path(".env").exists():
-        url = "http://127.0.0.1"
+    if url is None and _is_about_this_server():
+        url = f"unix:{FIRST_SOCKET}" if os.geteuid() == 0 else "http://127.0.0.1"
     elif url is None:
         bind = read_settings(ServiceSettings, source).api_bind
         url = str(bind) if bind.path else f"http://{bind}"

@@ -122,16 +122,17 @@ class Machine:
     def do(self, *command: str | Path, check: bool = True, text: str | None = None) -> str:
         """Run a program inside; its output."""
         done = subprocess.run(
-            [*self._enter("--mount", "--uts", "--ipc", "--net", "--pid", "--root"), *map(str, command)],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"},
+            self.inside(*command), input=text, capture_output=True, text=True, check=False
         )
         if check and done.returncode:
             raise AssertionError(f"{command} gave {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout + done.stderr
+
+    def inside(self, *command: str | Path) -> list[str]:
+        """The command that runs this one inside, as root and with a plain environment."""
+        enter = self._enter("--mount", "--uts", "--ipc", "--net", "--pid", "--root")
+        plain = ["/usr/bin/env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
+        return [*enter, *plain, *map(str, command)]
 
     def beside(self, *arguments: str) -> list[str]:
         """A command for this Python with the checkout's packages, in the machine's network."""
@@ -174,6 +175,7 @@ def machine(distribution: Distribution = DEBIAN_12) -> Iterator[Machine]:
 
 def wheels(folder: Path, python: str = "3.11") -> None:
     """Everything that an installation without a network needs."""
+    subprocess.run([str(ROOT / "run"), "setup"], check=True, capture_output=True)
     environment = {**os.environ, "PIP_PYTHON_VERSION": python}
     command = [str(ROOT / "run"), "wheels", str(folder)]
     subprocess.run(command, env=environment, check=True, capture_output=True)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
-import re
 import shutil
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Annotated, Final
+
+import msgspec
 
 from console.server.configuration import CONFIGURATION, INSTALLED_DOTENV
 from console.server.systemd import Size
@@ -32,19 +33,29 @@ APPEND_ONLY: Final = DATA / "appendonlydir"
 MANIFEST: Final = "appendonly.aof.manifest"
 
 RESTORING: Final = CONFIGURATION / "restoring"
-"""There until the ledger is in its place: so long, a restore that was interrupted may be run again."""
+"""There while a restore is not done and may be run again; says whether the ledger is in its place."""
+LEDGER_IS_BACK: Final = "the ledger is in its place"
 
 FORMAT: Final = 1
 DESCRIPTION: Final = "backup.json"
 CONFIGURED: Final = "configuration"
 LEDGER: Final = "ledger"
+END: Final = "end"
+"""The last member: without it, an archive broke off."""
 
 TRIES: Final = 20
 
-_NAMED = re.compile(r"^file (\S+) seq \d+ type [bi]$", re.MULTILINE)
-"""A line of the manifest for a file that counts; history (type h) is on its way out."""
+Instances = Annotated[int, msgspec.Meta(ge=1, le=9)]
 
-_MEMBER = re.compile(rf"{DESCRIPTION}|{LEDGER}/[\w.-]+|{CONFIGURED}(/[^/]+)*")
+
+class Description(msgspec.Struct):
+    format: int
+    version: str
+    services: Instances = 1
+    consumers: Instances = 1
+
+
+# Saving
 
 
 def write_backup(stream: IO[bytes]) -> None:
@@ -52,21 +63,13 @@ def write_backup(stream: IO[bytes]) -> None:
     if not INSTALLED_DOTENV.exists():
         raise ConsoleError(f"there is nothing to save: no {INSTALLED_DOTENV}")
     size = Size.wanted(None, None)
-    about = {
-        "format": FORMAT,
-        "version": version("async-email"),
-        "services": size.services,
-        "consumers": size.consumers,
-    }
+    about = Description(FORMAT, version("async-email"), size.services, size.consumers)
     with (
         linked(APPEND_ONLY) as files,
-        gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1) as packed,
+        gzip.GzipFile("", fileobj=stream, mode="wb", compresslevel=1) as packed,
         tarfile.open(fileobj=packed, mode="w|", dereference=True) as archive,
     ):
-        description = tarfile.TarInfo(DESCRIPTION)
-        content = json.dumps(about).encode()
-        description.size, description.mtime = len(content), int(time.time())
-        archive.addfile(description, io.BytesIO(content))
+        _add(archive, DESCRIPTION, msgspec.json.encode(about))
         archive.add(CONFIGURATION, CONFIGURED)
         for path in files:
             with path.open("rb") as file:
@@ -74,31 +77,71 @@ def write_backup(stream: IO[bytes]) -> None:
                 member.type, member.linkname = tarfile.REGTYPE, ""
                 member.size = os.fstat(file.fileno()).st_size  # what is appended later is left out
                 archive.addfile(member, file)
+        _add(archive, END, b"")
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime = len(content), int(time.time())
+    archive.addfile(member, io.BytesIO(content))
 
 
 @contextmanager
 def linked(folder: Path) -> Iterator[list[Path]]:
     """Links to the files of one moment, the manifest first; they vanish afterwards.
 
+    Where nothing can be linked, because the disk is full or cannot be written to, the files themselves.
     Raises ConsoleError.
     """
     if not (folder / MANIFEST).exists():
         raise ConsoleError(f"Redis has no append-only file in {folder}: is it this system's Redis?")
-    with tempfile.TemporaryDirectory(prefix=".backup-", dir=folder.parent) as name:
-        for number in range(TRIES):
-            links = Path(name) / str(number)
-            links.mkdir()
-            lines = list(_NAMED.finditer((folder / MANIFEST).read_text(encoding="utf-8")))
-            try:
-                for line in lines:
-                    os.link(folder / line[1], links / line[1])
-            except FileNotFoundError:  # rewritten meanwhile
-                continue
-            manifest = links / MANIFEST
-            manifest.write_text("".join(f"{line[0]}\n" for line in lines), encoding="utf-8")
-            yield [manifest, *(links / line[1] for line in lines)]
-            return
+    with ExitStack() as stack:
+        try:
+            place = Path(stack.enter_context(temporary_folder("backup", folder.parent)))
+            files = _links(folder, place)
+        except OSError:
+            names = [_name(line) for line in _lines_that_count(folder / MANIFEST)]
+            files = [folder / MANIFEST, *(folder / name for name in names)]
+        yield files
+
+
+def _links(folder: Path, place: Path) -> list[Path]:
+    for number in range(TRIES):
+        links = place / str(number)
+        links.mkdir()
+        lines = _lines_that_count(folder / MANIFEST)
+        names = [_name(line) for line in lines]
+        try:
+            for name in names:
+                os.link(folder / name, links / name)
+        except FileNotFoundError:  # rewritten meanwhile
+            continue
+        manifest = links / MANIFEST
+        manifest.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return [manifest, *(links / name for name in names)]
     raise ConsoleError(f"Redis rewrites {folder} all the time; try again")
+
+
+def _lines_that_count(manifest: Path) -> list[str]:
+    """``file <name> seq <number> type <b, i or h>`` and what later versions add; history (h) is leaving.
+
+    Raises ConsoleError where that is not what is there.
+    """
+    lines = [line for line in manifest.read_text(encoding="utf-8").splitlines() if line]
+    parts = [line.split() for line in lines]
+    if not all(len(words) >= 6 and words[::2][:3] == ["file", "seq", "type"] for words in parts):  # noqa: PLR2004 - three pairs
+        raise ConsoleError(f"{manifest} is not as Redis 7 writes it")
+    kept = [line for line, words in zip(lines, parts, strict=True) if words[5] != "h"]
+    if not kept:
+        raise ConsoleError(f"{manifest} names no file")
+    return kept
+
+
+def _name(line: str) -> str:
+    return line.split()[1]
+
+
+# Restoring
 
 
 @dataclass(frozen=True)
@@ -115,8 +158,11 @@ class Backup:
 
     def put_configuration_back(self) -> None:
         """With the modes and groups it had. The system's user must be there."""
-        CONFIGURATION.mkdir(mode=0o700, exist_ok=True)
-        RESTORING.touch()
+        if not CONFIGURATION.exists():
+            new = CONFIGURATION.with_name(f".{CONFIGURATION.name}.new")
+            new.mkdir(mode=0o700, exist_ok=True)
+            (new / RESTORING.name).touch()
+            new.rename(CONFIGURATION)
         for member in self.members:
             if member.name.partition("/")[0] != CONFIGURED:
                 continue
@@ -125,47 +171,84 @@ class Backup:
                 target.mkdir(exist_ok=True)
             else:
                 shutil.copyfile(self.folder / member.name, target)
-            shutil.chown(target, "root", member.gname)
-            target.chmod(member.mode)
+            _own(target, "root", member.gname, member.mode & 0o777)
 
     def put_ledger_back(self) -> None:
         """As Redis's append-only file. Redis must not run. Works once."""
+        ledger = self.folder / LEDGER
+        for path in (ledger, *ledger.iterdir()):
+            _own(path, "redis", "redis", 0o750 if path.is_dir() else 0o660)
         shutil.rmtree(APPEND_ONLY, ignore_errors=True)
-        (self.folder / LEDGER).rename(APPEND_ONLY)
-        for path in (APPEND_ONLY, *APPEND_ONLY.iterdir()):
-            shutil.chown(path, "redis", "redis")
-            path.chmod(0o750 if path.is_dir() else 0o640)
+        ledger.rename(APPEND_ONLY)
+        os.sync()
+
+
+def _own(path: Path, user: str, group: str, mode: int) -> None:
+    try:
+        shutil.chown(path, user, group)
+    except LookupError:  # a group that this machine does not have
+        shutil.chown(path, user, "root")
+    path.chmod(mode)
 
 
 @contextmanager
 def unpacked(archive: Path) -> Iterator[Backup]:
-    """Raises ConsoleError where it is no backup, or one that this version does not know."""
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=DATA) as name:
+    """Raises ConsoleError where it is no whole backup, or one that this version does not know."""
+    with temporary_folder("restore", DATA) as name:
         folder = Path(name)
         try:
-            with tarfile.open(archive, "r:gz") as packed:
-                members = [_extract(packed, member, folder) for member in packed]
-            about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+            with gzip.open(archive) as packed:
+                with tarfile.open(fileobj=packed, mode="r|") as members:
+                    unpacked_members = [_extract(members, member, folder) for member in members]
+                while packed.read(1 << 20):  # to its end, where the checksum is
+                    pass
+            about = msgspec.json.decode((folder / DESCRIPTION).read_bytes(), type=Description)
+            if about.format == FORMAT:
+                _need_whole(unpacked_members, folder)
+        except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
             raise ConsoleError(f"{archive} is no whole backup: {error}") from error
-        if about.get("format") != FORMAT:
-            made_by = about.get("version")
-            raise ConsoleError(f"{archive} was made by version {made_by}: restore it with that")
-        yield Backup(members, folder, Size(about["services"], about["consumers"]))
+        if about.format != FORMAT:
+            raise ConsoleError(f"{archive} was made by version {about.version}: restore it with that")
+        yield Backup(unpacked_members, folder, Size(about.services, about.consumers))
 
 
 def _extract(packed: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> tarfile.TarInfo:
     """Files and folders that a backup has, and nothing else. Raises ValueError."""
-    target = folder / member.name
-    if not _MEMBER.fullmatch(member.name) or ".." in Path(member.name).parts:
+    room, _, rest = member.name.partition("/")
+    parts = rest.split("/") if rest else []
+    known = room == CONFIGURED or (room == LEDGER and len(parts) == 1)
+    known = known or (room in {DESCRIPTION, END} and not parts)
+    if not known or {"", ".", ".."} & set(parts) or not (member.isreg() or member.isdir()):
         raise ValueError(f"it holds {member.name}")
+    target = folder / member.name
     target.parent.mkdir(exist_ok=True)
     if member.isdir():
         target.mkdir(exist_ok=True)
         return member
     content = packed.extractfile(member)
-    if content is None:
-        raise ValueError(f"{member.name} is no file")
-    with content, target.open("wb") as file:
+    assert content is not None  # noqa: S101 - a regular file has one
+    with content, target.open("xb") as file:
         shutil.copyfileobj(content, file)
     return member
+
+
+def _need_whole(members: list[tarfile.TarInfo], folder: Path) -> None:
+    """Raises ValueError, OSError, ConsoleError."""
+    if not members or members[-1].name != END:
+        raise ValueError("it breaks off")
+    for line in _lines_that_count(folder / LEDGER / MANIFEST):
+        if not (folder / LEDGER / _name(line)).is_file():
+            raise ValueError(f"{_name(line)} is missing")
+    if not (folder / CONFIGURED / ".env").is_file():
+        raise ValueError("its settings are missing")
+
+
+# Both
+
+
+def temporary_folder(purpose: str, place: Path) -> tempfile.TemporaryDirectory[str]:
+    """One that vanishes, and with it what a process left there that was killed."""
+    for left in place.glob(f".{purpose}-*-*"):
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f".{purpose}-{os.getpid()}-", dir=place)

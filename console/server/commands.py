@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Final
 from rich.console import Console
 from rich.prompt import Prompt
 
-from console.server.backup import RESTORING, unpacked, write_backup
+from console.server.backup import APPEND_ONLY, LEDGER_IS_BACK, RESTORING, unpacked, write_backup
 from console.server.configuration import CONFIGURATION, Configuration, gather, is_installed
 from console.server.plan import USER, first_key, installation, need_a_server, removal
-from console.server.redis import filled, need_empty
-from console.server.release import HOME, Release
-from console.server.steps import Folder, Gone, Step, User, carry_out
+from console.server.redis import emptied, filled, need_empty
+from console.server.release import CURRENT, HOME, Release
+from console.server.steps import Folder, Gone, Step, Text, User, carry_out
 from console.server.systemd import Size
 from mailjob.errors import ConsoleError
 
@@ -31,7 +32,7 @@ ASKED: Final = {
 
 def install(arguments: Namespace, screen: Console) -> None:
     """Also the upgrade: the same plan, from a newer checkout. Raises ConsoleError, SettingsError."""
-    _need_root(dry=arguments.dry_run)
+    _need_root()
     need_a_server()
     if RESTORING.exists():
         raise ConsoleError("a restore was interrupted here: run it again")
@@ -57,6 +58,9 @@ def install(arguments: Namespace, screen: Console) -> None:
     )
     changes = carry_out(steps, dry=arguments.dry_run, say=lambda words: _say(screen, words))
     if arguments.dry_run:
+        if changes:
+            _say(screen, "and what follows from it: Redis, systemd or Nginx reads its files anew, and")
+            _say(screen, "instances are restarted one after the other")
         return
     if not changes:
         screen.print("nothing to change")
@@ -67,38 +71,49 @@ def install(arguments: Namespace, screen: Console) -> None:
 
 def upgrade(arguments: Namespace, screen: Console) -> None:
     """The plan of ``install``, for what is installed. Raises ConsoleError, SettingsError."""
-    if not is_installed():
+    if not CURRENT.is_symlink():
         raise ConsoleError("nothing is installed here: ./run install")
     install(arguments, screen)
 
 
 def backup(arguments: Namespace, screen: Console) -> None:
     """To standard output where the file is ``-``. Raises ConsoleError."""
-    _need_root(dry=False)
-    if str(arguments.file) == "-":
-        if sys.stdout.isatty():
-            raise ConsoleError("a backup is no text for a terminal: give a file, or pipe it")
-        write_backup(sys.stdout.buffer)
-        return
-    new = arguments.file.with_name(f".{arguments.file.name}.new")
+    _need_root()
+    file: Path = arguments.file
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            write_backup(file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(arguments.file)
+        if str(file) != "-":
+            _write_whole(file)
+            _say(screen, f"{file}: it holds the secrets of this system; keep it like a password")
+        elif sys.stdout.isatty():
+            raise ConsoleError("a backup is no text for a terminal: give a file, or pipe it")
+        else:
+            write_backup(sys.stdout.buffer)
+            sys.stdout.buffer.flush()
     except OSError as error:
-        raise ConsoleError(f"the backup cannot be written: {error}") from error
+        raise ConsoleError(f"the backup cannot be made: {error}") from error
+
+
+def _write_whole(file: Path) -> None:
+    """All of it or nothing, for root alone."""
+    if file.is_dir() or not file.name:
+        raise ConsoleError(f"{file} is a folder: give a file")
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # of mode 600
+    try:
+        with os.fdopen(handle, "wb") as new:
+            write_backup(new)
+            new.flush()
+            os.fsync(new.fileno())
+        Path(name).replace(file)
     finally:
-        new.unlink(missing_ok=True)
-    _say(screen, f"{arguments.file}: it holds the secrets of this system; keep it like a password")
+        Path(name).unlink(missing_ok=True)
 
 
 def restore(arguments: Namespace, screen: Console) -> None:
     """Also installs: for a machine that has neither the system nor a ledger. Raises ConsoleError."""
-    _need_root(dry=False)
+    _need_root()
     need_a_server()
-    if not RESTORING.exists():
+    again = RESTORING.exists()
+    if not again:
         if is_installed():
             raise ConsoleError(f"{CONFIGURATION} is there: a backup is restored on an empty machine")
         need_empty()
@@ -107,14 +122,20 @@ def restore(arguments: Namespace, screen: Console) -> None:
     with unpacked(arguments.file) as saved:
         gather(saved.configuration, None, {}).check()
         _carry_out([User(USER), Folder(HOME), release], screen)
-        saved.put_configuration_back()
-        ledger = [filled(saved.put_ledger_back), Gone(RESTORING)]
+        if not again or RESTORING.read_text(encoding="utf-8") != LEDGER_IS_BACK:
+            if again:
+                _carry_out([emptied(APPEND_ONLY)], screen)
+            saved.put_configuration_back()
+            ledger = [filled(saved.put_ledger_back), Text(RESTORING, LEDGER_IS_BACK, 0o600)]
+        else:
+            ledger = []
         _carry_out(installation(gather(CONFIGURATION, None, {}), release, saved.size, ledger), screen)
+        _carry_out([Gone(RESTORING)], screen)
     _say(screen, "Jobs that were unfinished when the backup was made are sent now.")
 
 
 def uninstall(arguments: Namespace, screen: Console) -> None:
-    _need_root(dry=arguments.dry_run)
+    _need_root()
     steps = removal(purge=arguments.purge)
     carry_out(steps, dry=arguments.dry_run, say=lambda words: _say(screen, words))
     if not arguments.purge:
@@ -141,9 +162,9 @@ def _secret(file: Path | None) -> str:
         raise ConsoleError(f"the password file cannot be read: {error}") from error
 
 
-def _need_root(*, dry: bool) -> None:
-    if os.geteuid() != 0 and not dry:
-        raise ConsoleError("this changes the system: run it as root (or with --dry-run)")
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise ConsoleError("this is for root alone")
 
 
 def _carry_out(steps: Sequence[Step], screen: Console) -> None:

@@ -68,7 +68,7 @@ def gather(installed: Path, old: Path | None, flags: Mapping[str, str]) -> Confi
     for name in ("SMTP_USERNAME", "SMTP_PASSWORD"):
         stored = installed / "credentials" / credential(name)
         if not values.get(name) and stored.exists():
-            values[name] = stored.read_text(encoding="utf-8")
+            values[name] = _secret(stored)
     values |= {name: text for name, text in flags.items() if text}
     return Configuration(values, tuple(ignored))
 
@@ -86,10 +86,20 @@ def installed_source(environ: Mapping[str, str]) -> Source:
         "SMTP_PASSWORD": credential("SMTP_PASSWORD"),
     }
     try:
-        secret = {name: (folder / file).read_text(encoding="utf-8") for name, file in names.items()}
+        secret = {name: _secret(folder / file) for name, file in names.items()}
         return Source({"API_BIND": f"unix:{FIRST_SOCKET}", **secret, **environ}, INSTALLED_DOTENV)
-    except OSError as error:
+    except PermissionError as error:
         raise ConsoleError(f"the settings of this server are for root to read: {error}") from error
+    except FileNotFoundError as error:
+        raise ConsoleError(f"this server is not wholly installed: {error}; ./run install") from error
+
+
+def _secret(file: Path) -> str:
+    """As the programs read it. Raises ConsoleError, OSError."""
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ConsoleError(f"{file} is not UTF-8") from error
 
 
 def credential(setting: str) -> str:
@@ -100,7 +110,7 @@ def redis_password(installed: Path, user: str) -> str:
     """The one that is installed, else a new one."""
     stored = installed / "credentials" / f"{user}-redis-url"
     if stored.exists():
-        return urlsplit(stored.read_text(encoding="utf-8")).password or ""
+        return urlsplit(_secret(stored)).password or ""
     return secrets.token_hex(24)
 
 

@@ -77,7 +77,7 @@ def removal(*, purge: bool) -> list[Step]:
 
 def first_key(name: str) -> str | None:
     """Make a key where there is none yet. Gives its text."""
-    url = (CONFIGURATION / "credentials/operator-redis-url").read_text(encoding="utf-8")
+    url = (CONFIGURATION / "credentials/operator-redis-url").read_text(encoding="utf-8").strip()
     return None if has_keys(url) else create_key(url, name).text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,9 +24,21 @@ REWRITE_SECONDS: Final = 600.0
 
 def need_empty() -> None:
     """Raises ConsoleError where Redis holds anything, or does not say."""
-    size = run("redis-cli", "DBSIZE").strip()
-    if size != "0":
-        raise ConsoleError(f"Redis is not empty here, or not ours to ask: {size}")
+    said = run("redis-cli", "INFO", "keyspace").strip()
+    if said != "# Keyspace":
+        raise ConsoleError(f"Redis is not empty here, or not ours to ask: {said}")
+
+
+def emptied(append_only: Path) -> Step:
+    """Without what an interrupted restore left, which Redis may not be able to load."""
+
+    def empty() -> None:
+        run("systemctl", "stop", UNIT)
+        run("systemctl", "reset-failed", UNIT)
+        shutil.rmtree(append_only, ignore_errors=True)
+        run("systemctl", "start", UNIT)
+
+    return Action("take the half-restored ledger away", append_only.exists, empty)
 
 
 def filled(put_ledger_back: Callable[[], None]) -> Step:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import gzip
 import io
+import os
 import shutil
 import tarfile
+import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,22 +86,39 @@ async def test_a_copy_is_the_ledger_as_it_was(tmp_path: Path) -> None:
             assert sum(map(int, counts.values())) == len(jobs)
 
 
-def test_files_that_are_rewritten_meanwhile_are_looked_for_again(tmp_path: Path) -> None:
-    folder = tmp_path / "appendonlydir"
+def ledger_files(folder: Path, manifest: str) -> Path:
+    """A folder with this manifest and two files."""
     folder.mkdir()
-    manifest = folder / backup.MANIFEST
-    manifest.write_text("file gone.rdb seq 1 type b\nfile a.aof seq 1 type i\n")
-    (folder / "a.aof").write_text("a")
+    (folder / backup.MANIFEST).write_text(manifest)
+    for name in ("base.rdb", "a.aof"):
+        (folder / name).write_bytes(name.encode() * 20_000)
+    return folder
+
+
+def test_files_that_are_rewritten_meanwhile_are_looked_for_again(tmp_path: Path) -> None:
+    folder = ledger_files(tmp_path / "appendonlydir", "file gone.rdb seq 1 type b\n")
     with pytest.raises(ConsoleError, match="rewrites"), linked(folder):
         pass
     assert not list(tmp_path.glob(".backup-*"))
-    (folder / "base.rdb").write_text("b")
-    manifest.write_text(
-        "file old.aof seq 1 type h\nfile base.rdb seq 2 type b\nfile a.aof seq 2 type i\n"
-    )
+
+
+def test_history_is_left_out_and_what_later_versions_say_is_kept(tmp_path: Path) -> None:
+    lines = [
+        "file old.aof seq 1 type h",
+        "file base.rdb seq 2 type b",
+        "file a.aof seq 2 type i startoffset 0",
+    ]
+    folder = ledger_files(tmp_path / "appendonlydir", "\n".join([*lines, ""]))
     with linked(folder) as files:
         assert [file.name for file in files] == [backup.MANIFEST, "base.rdb", "a.aof"]
-        assert "old.aof" not in files[0].read_text()
+        assert files[0].read_text().splitlines() == lines[1:]
+
+
+@pytest.mark.parametrize("manifest", ["", "version 2\n", "file a.aof seq 1 type h\n"])
+def test_a_manifest_that_is_not_understood_is_no_empty_backup(manifest: str, tmp_path: Path) -> None:
+    folder = ledger_files(tmp_path / "appendonlydir", manifest)
+    with pytest.raises(ConsoleError, match=backup.MANIFEST), linked(folder):
+        pass
 
 
 def test_without_an_append_only_file_there_is_no_backup(tmp_path: Path) -> None:
@@ -103,18 +126,39 @@ def test_without_an_append_only_file_there_is_no_backup(tmp_path: Path) -> None:
         pass
 
 
-def test_what_was_saved_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configuration, ledger = tmp_path / "etc", tmp_path / "appendonlydir"
+def test_where_nothing_can_be_linked_the_files_themselves_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ledger_files(tmp_path / "appendonlydir", "file a.aof seq 1 type i\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    with linked(folder) as files:
+        assert files == [folder / backup.MANIFEST, folder / "a.aof"]
+
+
+def test_what_a_killed_backup_left_is_swept(tmp_path: Path) -> None:
+    folder = ledger_files(tmp_path / "appendonlydir", "file a.aof seq 1 type i\n")
+    killed, living = tmp_path / ".backup-999999999-x", tmp_path / f".backup-{os.getpid()}-x"
+    killed.mkdir()
+    living.mkdir()
+    with linked(folder):
+        assert not killed.exists()
+        assert living.exists()
+
+
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A backup of a small server."""
+    configuration = tmp_path / "etc"
     (configuration / "credentials").mkdir(parents=True)
-    ledger.mkdir()
-    files = {
-        configuration / ".env": b"SMTP_HOST=localhost\n",
-        configuration / "credentials/smtp-password": b"hunter2",
-        ledger / backup.MANIFEST: b"file a.aof seq 1 type i\n",
-        ledger / "a.aof": bytes(range(256)) * 1000,
-    }
-    for path, content in files.items():
-        path.write_bytes(content)
+    (configuration / ".env").write_text("SMTP_HOST=localhost\n")
+    (configuration / "credentials/smtp-password").write_text("hunter2")
+    ledger = ledger_files(
+        tmp_path / "appendonlydir", "file base.rdb seq 1 type b\nfile a.aof seq 1 type i\n"
+    )
     monkeypatch.setattr(backup, "CONFIGURATION", configuration)
     monkeypatch.setattr(backup, "INSTALLED_DOTENV", configuration / ".env")
     monkeypatch.setattr(backup, "APPEND_ONLY", ledger)
@@ -122,44 +166,116 @@ def test_what_was_saved_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Size, "wanted", lambda *_: Size(3, 2))
     with (tmp_path / "backup").open("wb") as stream:
         backup.write_backup(stream)
-    with unpacked(tmp_path / "backup") as saved:
-        assert saved.size == Size(3, 2)
-        for path, content in files.items():
-            place = saved.configuration if configuration in path.parents else saved.folder / "ledger"
-            root = configuration if configuration in path.parents else ledger
-            assert (place / path.relative_to(root)).read_bytes() == content
+    return tmp_path / "backup"
 
 
-def archive(path: Path, *members: tuple[str, bytes]) -> Path:
+def test_what_was_saved_comes_back(saved: Path) -> None:
+    with unpacked(saved) as found:
+        assert found.size == Size(3, 2)
+        configuration = saved.parent / "etc"
+        for path in (configuration / ".env", configuration / "credentials/smtp-password"):
+            place = found.configuration / path.relative_to(configuration)
+            assert place.read_bytes() == path.read_bytes()
+        for path in backup.APPEND_ONLY.iterdir():
+            assert (found.folder / "ledger" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_every_damage_is_noticed(saved: Path) -> None:
+    """But for bits of the compression that say nothing."""
+    whole = saved.read_bytes()
+    refused = 0
+    for number in range(60):
+        damaged = bytearray(whole)
+        damaged[10 + (len(whole) - 10) * number // 60] ^= 1 << number % 8
+        saved.write_bytes(damaged)
+        with contextlib.suppress(OSError, EOFError, zlib.error):
+            if gzip.decompress(damaged) == gzip.decompress(whole):
+                continue
+        refused += 1
+        with pytest.raises(ConsoleError), unpacked(saved):
+            pass
+    assert refused > 20
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_half_a_backup_is_refused(part: float, saved: Path) -> None:
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(ConsoleError, match="no whole backup"), unpacked(saved):
+        pass
+
+
+def test_a_backup_that_failed_is_refused(saved: Path) -> None:
+    """Its archive has an end, for whoever looks at it with tar."""
+    (saved.parent / "etc/aaa").symlink_to("/nowhere")
+    with pytest.raises(OSError, match="aaa"), saved.open("wb") as stream:
+        backup.write_backup(stream)
+    with pytest.raises(ConsoleError, match="no whole backup"), unpacked(saved):
+        pass
+
+
+GOOD = [
+    ("backup.json", b'{"format": 1, "version": "0.1.0"}'),
+    ("configuration/.env", b""),
+    ("ledger/appendonly.aof.manifest", b"file a.aof seq 1 type i\n"),
+    ("ledger/a.aof", b""),
+    ("end", b""),
+]
+
+
+def archive(path: Path, *members: tuple[str, bytes | str]) -> Path:
+    """Where the content is text, a symbolic link to it."""
     with tarfile.open(path, "w:gz") as packed:
         for name, content in members:
             member = tarfile.TarInfo(name)
-            member.size = len(content)
-            packed.addfile(member, io.BytesIO(content))
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                packed.addfile(member)
+            else:
+                member.size = len(content)
+                packed.addfile(member, io.BytesIO(content))
     return path
+
+
+def without(name: str) -> list[tuple[str, bytes]]:
+    return [member for member in GOOD if member[0] != name]
+
+
+def test_the_archive_of_the_next_test_would_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "DATA", tmp_path)
+    with unpacked(archive(tmp_path / "backup", *GOOD)) as found:
+        assert found.size == Size(1, 1)
 
 
 @pytest.mark.parametrize(
     ("members", "words"),
     [
         ([("backup.json", b'{"format": 2, "version": "9.0"}')], "made by version 9.0"),
-        ([("backup.json", b"{}"), ("/etc/passwd", b"")], "holds /etc/passwd"),
-        ([("backup.json", b"{}"), ("configuration/../x", b"")], "holds configuration/../x"),
-        ([("ledger/a.aof", b"")], "no whole backup"),
+        ([*GOOD, ("/etc/passwd", b"")], "holds /etc/passwd"),
+        ([*GOOD, ("configuration/../x", b"")], "holds configuration/../x"),
+        ([*GOOD, ("configuration/x", "/etc/passwd")], "holds configuration/x"),
+        ([*GOOD, ("ledger/x/y", b"")], "holds ledger/x/y"),
+        ([*GOOD, ("ledger/a.aof", b"again")], "exists"),
+        (without("backup.json"), "backup.json"),
+        (without("configuration/.env"), "settings"),
+        (without("ledger/appendonly.aof.manifest"), "manifest"),
+        (without("ledger/a.aof"), "a.aof is missing"),
+        (without("end"), "breaks off"),
+        ([("backup.json", b'{"format": 1, "version": "0", "services": 100}'), *GOOD[1:]], "services"),
+        ([("backup.json", b"[]"), *GOOD[1:]], "no whole backup"),
     ],
 )
 def test_what_is_no_backup_is_refused(
-    members: list[tuple[str, bytes]], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    members: list[tuple[str, bytes | str]],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backup, "DATA", tmp_path)
-    file = archive(tmp_path / "backup", *members)
-    with pytest.raises(ConsoleError, match=words), unpacked(file):
-        pass
-
-
-def test_half_a_backup_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup, "DATA", tmp_path)
-    file = archive(tmp_path / "backup", ("backup.json", b"{}"), ("ledger/a.aof", bytes(100_000)))
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ConsoleError, match="no whole backup"), unpacked(file):
+    with (
+        pytest.raises(ConsoleError, match=words),
+        unpacked(archive(tmp_path / "backup", *members)),
+    ):
         pass

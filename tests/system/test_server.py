@@ -109,7 +109,8 @@ def test_a_killed_service_comes_back(server: Server, unit: str) -> None:
 def test_the_doctor_finds_nothing_wrong(server: Server) -> None:
     findings = server.doctor()
     assert not [finding for finding in findings.values() if finding["verdict"] == "failed"], findings
-    assert findings["units"]["verdict"] == "ok"
+    for subject in ("units", "ledger", "durability", "broker", "consumers", "relay"):
+        assert findings[subject]["verdict"] == "ok", findings[subject]
     assert findings["ports"]["verdict"] == "ok"
     before = server.mails()
     said = server.box.do("async-email", "doctor", "--send-to", "ada@example.org")
@@ -148,6 +149,15 @@ def test_a_wrong_password_shows(server: Server, tmp_path: Path) -> None:
     server.wait_for_sent(waiting)
 
 
+def interrupt_restore(server: Server) -> None:
+    """Kill it when the ledger is about to be put back."""
+    command = ("/srv/async-email/run", "restore", "--wheels", "/srv/wheels", "/srv/backup")
+    with subprocess.Popen(server.box.inside(*command), stdout=subprocess.PIPE, text=True) as restore:
+        assert restore.stdout is not None
+        assert any("put the ledger back" in line for line in restore.stdout)
+        server.box.do("pkill", "--signal=KILL", "--full", "async-email restore")
+
+
 def test_a_backup_lives_on_another_machine(server: Server, tmp_path: Path) -> None:
     done = server.accept()
     server.wait_for_sent(done)
@@ -160,8 +170,14 @@ def test_a_backup_lives_on_another_machine(server: Server, tmp_path: Path) -> No
     assert server.box.do("stat", "--format=%a", "/srv/backup").strip() == "600"
     with machine() as box, prepared(box, tmp_path) as other:
         shutil.copy(server.box.folder / "srv/backup", box.folder / "srv/backup")
-        said = other.run("restore", "/srv/backup")
-        assert "run release" in said
+        box.do("redis-cli", "-n", "1", "set", "somebody", "else's")
+        with pytest.raises(AssertionError, match="not empty"):
+            other.run("restore", "/srv/backup")
+        box.do("redis-cli", "-n", "1", "del", "somebody")
+        interrupt_restore(other)
+        with pytest.raises(AssertionError, match="run it again"):
+            other.run("install")
+        assert "run release" in other.run("restore", "/srv/backup")
         other.key = server.key
         other.start_sink()
         for job_id in waiting:
