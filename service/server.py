@@ -95,6 +95,8 @@ class ConnectionTimer(AsyncioSingleTask):
                 self._set(STUCK_SECONDS - moved)
             else:
                 connection.writer.transport.abort()
+        elif connection.writer.is_closing():
+            pass  # the client left in this very moment
         elif connection.has_unread():  # a request came in this very moment
             self._set(LAST_SECONDS)
         else:
