@@ -37,7 +37,8 @@ def run_demo(screen: Console, *, once: bool) -> None:
     Raises ConsoleError when the sample is not sent.
     """
     need_extras()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell that started us in the background had it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     # Below /tmp, because the path of a unix socket must be short.
     with (
