@@ -27,6 +27,7 @@ from console.server.configuration import (
     installed_source,
     is_installed,
 )
+from console.server.systemd import MOST_INSTANCES
 from mailjob.errors import AsyncEmailError, ConsoleError, SettingsError
 from mailjob.lifecycle import Status
 from mailjob.settings import LedgerSettings, ServiceSettings, Source, read_settings
@@ -34,9 +35,6 @@ from service.schema import parse_address
 
 EX_FAILED: Final = 1
 EX_CONFIG: Final = 78  # sysexits.h
-
-MOST_INSTANCES: Final = 9
-"""Their metrics' ports end with their number."""
 
 OPERATING: Final = frozenset({"doctor", "keys", "resolve"})
 """Commands that are about the system installed on this server, unless the folder has a ``.env``."""

@@ -64,6 +64,13 @@ class Server:
         findings.sort(key=lambda finding: ["ok", "warning", "failed"].index(finding["verdict"]))
         return {finding["subject"]: finding for finding in findings}
 
+    def need_little_exposed(self) -> None:
+        for unit, most in (("async-email-api@1", 1.5), ("async-email-consumer@1", 2.0)):
+            report = self.box.do("systemd-analyze", "security", "--no-pager", f"{unit}.service")
+            found = re.search(r"Overall exposure level for .*: ([0-9.]+)", report)
+            assert found, report
+            assert float(found[1]) <= most
+
     def alerts(self) -> set[str]:
         """Those whose condition holds now, whether they have held for long enough or not."""
         try:
@@ -113,6 +120,11 @@ class Server:
     def active(self, unit: str) -> bool:
         state = self.box.do("systemctl", "is-active", unit, check=False)
         return state.strip() == "active"
+
+
+def need_well(findings: dict[str, dict[str, str]]) -> None:
+    """Fails where the doctor found that anything fails."""
+    assert not [finding for finding in findings.values() if finding["verdict"] == "failed"], findings
 
 
 class Load:

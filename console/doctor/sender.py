@@ -50,9 +50,7 @@ def _texts(name: str) -> list[str]:
 def _exists(name: str) -> bool:
     """Whether anything is at or below this name (RFC 8020): only the relay knows its keys' names."""
     try:
-        dns.resolver.resolve(name, "TXT", lifetime=DNS_SECONDS)
+        dns.resolver.resolve(name, "TXT", lifetime=DNS_SECONDS, raise_on_no_answer=False)
     except dns.resolver.NXDOMAIN:
         return False
-    except dns.resolver.NoAnswer:
-        return True
     return True

@@ -25,7 +25,7 @@ from typing import IO, Annotated, Final
 import msgspec
 
 from console.server.configuration import CONFIGURATION, INSTALLED_DOTENV
-from console.server.systemd import Size
+from console.server.systemd import MOST_INSTANCES, Size
 from mailjob.errors import ConsoleError
 
 DATA: Final = Path("/var/lib/redis")
@@ -45,7 +45,7 @@ END: Final = "end"
 
 TRIES: Final = 20
 
-Instances = Annotated[int, msgspec.Meta(ge=1, le=9)]
+Instances = Annotated[int, msgspec.Meta(ge=1, le=MOST_INSTANCES)]
 
 
 class Description(msgspec.Struct):

@@ -56,7 +56,7 @@ def install(arguments: Namespace, screen: Console) -> None:
         Release(arguments.wheels),
         Size.wanted(arguments.services, arguments.consumers),
     )
-    changes = carry_out(steps, dry=arguments.dry_run, say=lambda words: _say(screen, words))
+    changes = _carry_out(steps, screen, dry=arguments.dry_run)
     if arguments.dry_run:
         if changes:
             _say(screen, "and what follows from it: Redis, systemd or Nginx reads its files anew, and")
@@ -137,7 +137,7 @@ def restore(arguments: Namespace, screen: Console) -> None:
 def uninstall(arguments: Namespace, screen: Console) -> None:
     _need_root()
     steps = removal(purge=arguments.purge)
-    carry_out(steps, dry=arguments.dry_run, say=lambda words: _say(screen, words))
+    _carry_out(steps, screen, dry=arguments.dry_run)
     if not arguments.purge:
         screen.print(f"kept: {CONFIGURATION} (--purge removes it)", highlight=False)
     screen.print("kept: Redis with its drop-in and the jobs; docs/deploy.md says how to end it")
@@ -167,8 +167,8 @@ def _need_root() -> None:
         raise ConsoleError("this is for root alone")
 
 
-def _carry_out(steps: Sequence[Step], screen: Console) -> None:
-    carry_out(steps, dry=False, say=lambda words: _say(screen, words))
+def _carry_out(steps: Sequence[Step], screen: Console, *, dry: bool = False) -> int:
+    return carry_out(steps, dry=dry, say=lambda words: _say(screen, words))
 
 
 def _say(screen: Console, words: str) -> None:

@@ -13,6 +13,7 @@ from console.server.configuration import (
     REDIS_USERS,
     Configuration,
     credential,
+    installed_source,
     redis_password,
     redis_url,
 )
@@ -77,7 +78,7 @@ def removal(*, purge: bool) -> list[Step]:
 
 def first_key(name: str) -> str | None:
     """Make a key where there is none yet. Gives its text."""
-    url = (CONFIGURATION / "credentials/operator-redis-url").read_text(encoding="utf-8").strip()
+    url = installed_source({}).get("REDIS_URL")
     return None if has_keys(url) else create_key(url, name).text
 
 

@@ -21,6 +21,9 @@ UNITS: Final = Path("/etc/systemd/system")
 TARGET: Final = "async-email.target"
 UNIT_FILES: Final = (TARGET, "async-email-api@.service", "async-email-consumer@.service")
 
+MOST_INSTANCES: Final = 9
+"""Of one program: their metrics' ports end with their number."""
+
 HEALTHY_SECONDS: Final = 40.0
 
 

@@ -21,8 +21,6 @@ from mailjob.settings import Bind
 from service import server
 from service.listener import Listener
 
-Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-
 REQUEST = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
 BODY = b"words"
 LARGE = bytes(10_000_000)
@@ -65,6 +63,12 @@ class Served:
         await self.stopping.wait()
         if self.at_the_end is not None:
             await self.at_the_end()
+
+    async def keep_waiting(self, writer: asyncio.StreamWriter) -> None:
+        """Let a request be under way until it may be answered."""
+        self.may_answer.clear()
+        writer.write(REQUEST + b"\r\n" + BODY)
+        await self.asked.wait()
 
     def connections(self) -> list[asyncio.Task[Any]]:
         """The tasks of those that are open."""
@@ -151,9 +155,7 @@ async def test_a_connection_is_closed_when_it_is_idle_for_long(
     monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.1)
     async with served(tmp_path) as system:
         reader, writer = await system.connect()
-        system.may_answer.clear()
-        writer.write(REQUEST + b"\r\n" + BODY)
-        await system.asked.wait()
+        await system.keep_waiting(writer)
         with pytest.raises(TimeoutError):  # a request under way is not idle
             async with asyncio.timeout(0.3):
                 await reader.read(1)
@@ -167,9 +169,7 @@ async def test_the_end_waits_for_requests_and_not_for_idle_connections(tmp_path:
     async with served(tmp_path) as system:
         idle_reader, idle_writer = await system.connect()
         reader, writer = await system.connect()
-        system.may_answer.clear()
-        writer.write(REQUEST + b"\r\n" + BODY)
-        await system.asked.wait()
+        await system.keep_waiting(writer)
         system.stopping.set()
         assert await idle_reader.read() == b""
         assert not system.task.done()
@@ -273,9 +273,7 @@ async def test_a_request_that_takes_too_long_is_given_up(
     monkeypatch.setattr(server, "DRAIN_SECONDS", 0.1)
     async with served(tmp_path) as system:
         reader, writer = await system.connect()
-        system.may_answer.clear()
-        writer.write(REQUEST + b"\r\n" + BODY)
-        await system.asked.wait()
+        await system.keep_waiting(writer)
         system.stopping.set()
         await system.task
         assert b" 500 " in await reader.read()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import pytest
-from installed import UNITS, Server, prepared
+from installed import UNITS, Server, need_well, prepared
 from machine import UBUNTU_24, machine
 from programs import wait_until
 
@@ -28,16 +27,11 @@ def test_from_an_empty_server_to_a_mail(server: Server) -> None:
     assert "nothing to change" in server.run("install", *arguments)
     server.start_sink()
     server.wait_for_sent(server.accept())
-    findings = server.doctor()
-    assert not [finding for finding in findings.values() if finding["verdict"] == "failed"], findings
+    need_well(server.doctor())
 
 
 def test_little_is_exposed(server: Server) -> None:
-    for unit, most in (("async-email-api@1", 1.5), ("async-email-consumer@1", 2.0)):
-        report = server.box.do("systemd-analyze", "security", "--no-pager", f"{unit}.service")
-        found = re.search(r"Overall exposure level for .*: ([0-9.]+)", report)
-        assert found, report
-        assert float(found[1]) <= most
+    server.need_little_exposed()
 
 
 def test_what_is_killed_comes_back(server: Server) -> None:
